@@ -1,0 +1,110 @@
+"""Guidance: functions that take denoisers and return one. A scale of 1 is off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wordbrush.diffusion.prediction import Denoiser, get_prediction
+from wordbrush.diffusion.process import Process
+
+PairDenoiser = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""(x: (B, C, h, w), t) -> (x0 given the prompt, x0 given the negative prompt), both of x's shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How strongly, and when, pictures are pushed towards the prompt and away from the negative prompt."""
+
+    scale: float = 1.0
+    """1 is off; 5 to 8 is usual."""
+    rescale: float = 0.0
+    """0…1: how much of the contrast that guidance adds is taken away again (phi in Lin 2024, eq. 16)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """(low, high) in t: guide only at times low <= t <= high (Kynkaanniemi 2024)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rescale <= 1.0:
+            raise ValueError(f"guidance rescale={self.rescale} is outside 0 to 1; 0 is off and 0.7 is usual")
+        low, high = self.interval
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(f"guidance interval={self.interval} must be (low, high) with 0 <= low <= high <= 1")
+
+    @property
+    def off(self) -> bool:
+        """Whether guidance changes nothing, so that the negative prompt need not be computed."""
+        return self.scale == 1.0
+
+    def active(self, t: float) -> bool:
+        """Whether guidance acts at t."""
+        return not self.off and self.interval[0] <= t <= self.interval[1]
+
+
+def pair(positive: Denoiser, negative: Denoiser) -> PairDenoiser:
+    """Two denoisers called one after the other."""
+
+    def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        return positive(x, t), negative(x, t)
+
+    return both
+
+
+def batched_pair(doubled: Denoiser) -> PairDenoiser:
+    """One call for both: `doubled` takes (2B, C, h, w), its conditioning being B prompts, then B negative prompts."""
+
+    def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        positive, negative = doubled(torch.cat([x, x]), t).chunk(2)  # (B, C, h, w) each
+        return positive, negative
+
+    return both
+
+
+def classifier_free(
+    positive: Denoiser, both: PairDenoiser, guidance: Guidance, process: Process, prediction: str
+) -> Denoiser:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. 6; 1 is off here, 0 there).
+
+    positive: used alone where guidance does not act, which saves half the work; both: from `pair` or `batched_pair`.
+    process, prediction: rescaling compares standard deviations of what the network predicts, as Lin 2024 does, not of
+    x0; guidance itself is the same in either.
+    """
+    if guidance.off:
+        return positive
+    space = get_prediction(prediction)
+
+    def guided(x: Tensor, t: float) -> Tensor:
+        if not guidance.active(t):
+            return positive(x, t)
+        x0_positive, x0_negative = both(x, t)
+        x0 = x0_negative + guidance.scale * (x0_positive - x0_negative)
+        if guidance.rescale == 0.0:
+            return x0
+        alpha, sigma = max(process.alpha(t), 1e-6), process.sigma(t)
+        output = rescaled(
+            space.from_x0(x0, x, alpha, sigma), space.from_x0(x0_positive, x, alpha, sigma), guidance.rescale
+        )
+        return space.to_x0(output, x, alpha, sigma)
+
+    return guided
+
+
+def rescaled(guided: Tensor, positive: Tensor, amount: float) -> Tensor:
+    """Give each guided prediction the spread of its unguided one, in part (Lin 2024, eqs. 15, 16).
+
+    guided, positive: (B, C, h, w), what the network predicts with and without guidance; amount: 0…1.
+    """
+    dims = tuple(range(1, guided.ndim))
+    factor = positive.std(dims, keepdim=True) / guided.std(dims, keepdim=True)  # (B, 1, 1, 1)
+    return guided * (amount * factor + (1.0 - amount))
+
+
+def clipped(denoiser: Denoiser, limit: float) -> Denoiser:
+    """Keep clean estimates within +-limit, for models of pixels (Ho 2020); never for latents, which have no bounds."""
+
+    def within(x: Tensor, t: float) -> Tensor:
+        return denoiser(x, t).clamp(-limit, limit)
+
+    return within

@@ -1,0 +1,92 @@
+"""Linear multistep samplers: they extrapolate the slope, or the noise, from a few earlier steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from wordbrush.diffusion.noise import Noise
+from wordbrush.diffusion.prediction import Denoiser
+from wordbrush.diffusion.process import Process
+from wordbrush.diffusion.samplers.base import Step, ends_low, eps_of, from_pure_noise, intervals, step_to
+from wordbrush.diffusion.samplers.two_stage import slope
+
+_LMS_ORDER = 4
+
+# Adams-Bashforth weights for equal steps, newest first (Liu 2022, PNDM, eq. 12 for four).
+_ADAMS_BASHFORTH = {
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+
+def lms(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process, noise: Noise) -> Iterator[Step]:
+    """Linear multistep of order 4 for unequal steps (k-diffusion): the slope's Lagrange polynomial, integrated."""
+    del noise  # deterministic
+    slopes: list[Tensor] = []  # newest first
+    levels: list[float] = []
+    for index, (t, t_next) in enumerate(intervals(times)):
+        x0 = denoiser(x, t)
+        slopes = [slope(x, x0, process, t), *slopes[: _LMS_ORDER - 1]]
+        levels = [process.level(t), *levels[: _LMS_ORDER - 1]]
+        x = step_to(x, x0, process, t, t_next)
+        weights = _lagrange_integrals(levels, levels[0], process.level(t_next) if t_next > 0.0 else 0.0)
+        for weight, old in zip(weights[1:], slopes[1:], strict=True):  # the weights sum to the first-order step
+            x = x + (old - slopes[0]) * (weight * process.scale(t_next))
+        yield Step(index, t_next, x, x0)
+
+
+def _lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list[float]:
+    """The integral from start to end of each Lagrange basis polynomial on the nodes."""
+    found = []
+    for k, node in enumerate(nodes):
+        others = [other for j, other in enumerate(nodes) if j != k]
+        basis = np.poly1d(others, r=True) / math.prod(node - other for other in others)
+        primitive = np.polyint(basis)
+        found.append(float(primitive(end) - primitive(start)))
+    return found
+
+
+def pndm(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process, noise: Noise) -> Iterator[Step]:
+    """PNDM in its PLMS form (Liu 2022, eqs. 9, 12): Adams-Bashforth on eps, moved on by DDIM's formula.
+
+    The first step is taken twice, the second time with the mean of eps at both its ends. Made for equal steps in t.
+    """
+    del noise  # deterministic
+    history: list[Tensor] = []  # eps, newest first
+    for index, (t, t_next) in enumerate(intervals(times)):
+        x0 = denoiser(x, t)
+        eps = eps_of(x, x0, process, t)
+        history = [eps, *history[:3]]
+        ahead = step_to(x, x0, process, t, t_next)
+        if len(history) > 1:
+            weights = _ADAMS_BASHFORTH[len(history)]
+            best = sum((w * e for w, e in zip(weights[1:], history[1:], strict=True)), weights[0] * eps)
+        elif t_next > 0.0 and not from_pure_noise(process, t):
+            best = 0.5 * (eps + eps_of(ahead, denoiser(ahead, t_next), process, t_next))
+        else:
+            best = eps
+        drift = process.sigma(t_next) - process.alpha(t_next) * process.sigma(t) / max(process.alpha(t), 1e-6)
+        x = ahead + (best - eps) * drift
+        yield Step(index, t_next, x, x0)
+
+
+def deis(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process, noise: Noise) -> Iterator[Step]:
+    """DEIS of order 2 (Zhang & Chen 2023, rho-AB with log rho as the variable): eps linear in lambda, integrated."""
+    del noise  # deterministic
+    previous: Tensor | None = None
+    for index, (t, t_next) in enumerate(intervals(times)):
+        x0 = denoiser(x, t)
+        eps = eps_of(x, x0, process, t)
+        x = step_to(x, x0, process, t, t_next)
+        if previous is not None and not ends_low(index, times):
+            before, now, after = (process.lambda_(u) for u in (times[index - 1], t, t_next))
+            # integral over rho = exp(-lambda) of (log rho - log rho_now) / (log rho_before - log rho_now)
+            weight = (math.exp(-after) * (now - after - 1.0) + math.exp(-now)) / (now - before)
+            x = x + (previous - eps) * (weight * process.alpha(t_next))
+        previous = eps
+        yield Step(index, t_next, x, x0)

@@ -1,0 +1,188 @@
+"""The `parameters` text that the AUTOMATIC1111 web UI and its relatives write into pictures, read and written.
+
+    a fox on a blue background
+    Negative prompt: blurry
+    Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 5, Seed: 7, Size: 128x128, Model: scenes-128
+
+Reading keeps what has a meaning here and lists the rest, so that nothing is dropped without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wordbrush.errors import RequestError
+from wordbrush.request import GenerationRequest
+
+SAMPLER_LABELS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "pndm": "PLMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "dpm2_a": "DPM2 a",
+    "lms": "LMS",
+    "dpmpp_2s_a": "DPM++ 2S a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+    "deis": "DEIS",
+    "lcm": "LCM",
+}
+
+SCHEDULE_LABELS = {
+    "normal": "Normal",
+    "ddim_uniform": "DDIM",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "beta": "Beta",
+    "ays": "Align Your Steps",
+}
+
+# What the web UI's "Automatic" schedule stands for with each sampler; the others take the model's own.
+_AUTOMATIC = {
+    **dict.fromkeys(("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm2", "dpm2_a"), "karras"),
+    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_3m_sde"), "exponential"),
+}
+
+# `key: value` with the value in JSON quotes when it holds a comma, a colon or a line break.
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+# Keys that say where a picture came from and decide no pixel.
+_PROVENANCE = {"Model hash", "Version", "User", "Lora hashes", "TI hashes", "VAE hash"}
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """A `parameters` text understood: the request, and the keys and values that have no meaning here."""
+
+    request: GenerationRequest
+    ignored: dict[str, str]
+
+
+def write_infotext(request: GenerationRequest, extras: Mapping[str, str]) -> str:
+    """The text for a request that asks for one picture. `None` values are left out; `extras` come last."""
+    if request.pictures != 1:
+        raise RequestError(f"an infotext describes one picture, this request asks for {request.pictures}")
+    size = None if request.width is None or request.height is None else f"{request.width}x{request.height}"
+    interval = request.guidance_interval
+    pairs: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": SAMPLER_LABELS.get(request.sampler or ""),
+        "Schedule type": SCHEDULE_LABELS.get(request.schedule or ""),
+        "CFG scale": request.guidance,
+        "Seed": request.seed,
+        "Size": size,
+        "Model": request.model,
+        "Denoising strength": None if request.image is None else request.strength,
+        "CFG rescale": request.guidance_rescale or None,
+        "CFG interval": None if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
+        "Timesteps": None if request.timesteps is None else " ".join(map(str, request.timesteps)),
+        **extras,
+    }
+    line = ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None)
+    negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
+    return f"{request.prompts[0]}{negative}\n{line}".strip()
+
+
+def read_infotext(text: str) -> Infotext:
+    """Understands a `parameters` text of any program that writes this form.
+
+    Raises `RequestError` when a value that matters here cannot be understood.
+    """
+    prompt, negative, pairs = _split(text)
+    fields: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
+    readers = {
+        "Steps": ("steps", int),
+        "CFG scale": ("guidance", float),
+        "Seed": ("seed", int),
+        "Model": ("model", str),
+        "CFG rescale": ("guidance_rescale", float),
+        "CFG interval": ("guidance_interval", lambda value: tuple(map(float, value.split(" to ")))),
+        "Timesteps": ("timesteps", lambda value: tuple(map(int, value.split()))),
+    }
+    for key, (name, read) in readers.items():
+        if key in pairs:
+            try:
+                fields[name] = read(pairs.pop(key))
+            except ValueError as error:
+                raise RequestError(f"the picture's text has no valid {key!r}: {error}") from error
+    if "Size" in pairs:
+        fields["width"], fields["height"] = _size(pairs.pop("Size"))
+    if "Sampler" in pairs:
+        fields["sampler"], fields["schedule"] = _sampler(pairs.pop("Sampler"), pairs.pop("Schedule type", "Automatic"))
+    if "timesteps" in fields:
+        fields.pop("schedule", None)
+    ignored = {key: value for key, value in pairs.items() if key not in _PROVENANCE}
+    return Infotext(request=GenerationRequest(**fields), ignored=ignored)
+
+
+def _split(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt, and the pairs of the last line (which counts only when it holds at least three)."""
+    lines = text.strip().split("\n")
+    pairs = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
+    if len(pairs) < 3:
+        pairs = {}
+    else:
+        lines.pop()
+    start = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:")
+    return "\n".join(lines[:start]).strip(), negative.strip(), pairs
+
+
+def _size(value: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", value)
+    if match is None:
+        raise RequestError(f"the picture's text has Size: {value!r}, which is not WIDTHxHEIGHT")
+    return int(match[1]), int(match[2])
+
+
+def _sampler(label: str, schedule_label: str) -> tuple[str, str | None]:
+    """Sampler and schedule names from their labels; before web UI 1.9 the schedule was the sampler's last word."""
+    schedules = {shown.lower(): name for name, shown in SCHEDULE_LABELS.items()}
+    schedules |= {name: name for name in SCHEDULE_LABELS} | {"uniform": "normal", "discrete": "normal"}
+    samplers = {shown.lower(): name for name, shown in SAMPLER_LABELS.items()} | {name: name for name in SAMPLER_LABELS}
+    words, last = label.lower().strip(), schedule_label.lower().strip()
+    if words not in samplers:
+        for shown, name in schedules.items():
+            stem = words.removesuffix(f" {shown}")
+            if stem != words and stem in samplers:
+                return samplers[stem], name
+        raise RequestError(f"the sampler {label!r} is not known here; there are {', '.join(SAMPLER_LABELS.values())}")
+    sampler = samplers[words]
+    if last in ("automatic", ""):
+        return sampler, _AUTOMATIC.get(sampler)
+    if last not in schedules:
+        raise RequestError(f"the schedule {schedule_label!r} is not known here; there are {', '.join(schedules)}")
+    return sampler, schedules[last]
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads back as the same number, without a trailing `.0`."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def _quoted(value: Any) -> str:
+    text = _number(value) if isinstance(value, float) else str(value)
+    if any(mark in text for mark in ',:\n"'):
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value
+    return value.strip()

@@ -1,0 +1,162 @@
+"""PNG files that carry the request which painted them, written whole or not at all.
+
+A file has two text chunks: `parameters`, which the tools of this field read, and `wordbrush`, a JSON object with the full
+request, the version and the hash of the model's weights, from which `wordbrush replay` paints the picture again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wordbrush.errors import RequestError, WorkFailed
+from wordbrush.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CHUNK = "wordbrush"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMetadata:
+    """What a saved picture says of itself."""
+
+    request: GenerationRequest
+    version: str | None = None
+    """The Wordbrush version that painted it; None when another program wrote the file."""
+    model_hash: str | None = None
+    """First ten hex digits of the SHA-256 over the model's weights."""
+    dtype: str | None = None
+    """The number format the networks ran in: it decides the last bits of a picture."""
+    ignored: dict[str, str] | None = None
+    """Settings of another program that have no meaning here."""
+
+
+def png_bytes(image: Image.Image, metadata: PictureMetadata) -> bytes:
+    """The PNG file of a picture and its metadata."""
+    from PIL.PngImagePlugin import PngInfo
+
+    extras = {
+        "Model hash": metadata.model_hash,
+        "Version": None if metadata.version is None else f"wordbrush {metadata.version}",
+    }
+    infotext = metadata.request.to_infotext({key: value for key, value in extras.items() if value is not None})
+    record = {
+        "version": metadata.version,
+        "model_hash": metadata.model_hash,
+        "dtype": metadata.dtype,
+        "request": json.loads(metadata.request.to_json()),
+    }
+    info = PngInfo()
+    info.add_text("parameters", infotext)
+    info.add_text(CHUNK, json.dumps(record, ensure_ascii=True))
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def read_metadata(path: str | Path) -> PictureMetadata:
+    """The request inside a picture file: our own record when there is one, else the `parameters` text.
+
+    Raises `RequestError` when the file cannot be read or carries neither.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            texts = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    except FileNotFoundError as error:
+        raise RequestError(f"there is no file {str(path)!r}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RequestError(f"{str(path)!r} cannot be read as a picture: {error}") from error
+    if CHUNK in texts:
+        return _own_record(path, texts[CHUNK])
+    if "parameters" in texts:
+        from wordbrush.infotext import read_infotext
+
+        understood = read_infotext(texts["parameters"])
+        return PictureMetadata(request=understood.request, ignored=understood.ignored)
+    raise RequestError(f"{str(path)!r} carries no request; only pictures saved with their settings can be replayed")
+
+
+def _own_record(path: str | Path, text: str) -> PictureMetadata:
+    try:
+        record = json.loads(text)
+        fields = record["request"]
+        origin = {name: record.get(name) for name in ("version", "model_hash", "dtype")}
+        if not isinstance(fields, dict) or not all(value is None or isinstance(value, str) for value in origin.values()):
+            raise ValueError("a field has the wrong type")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(f"the request inside {str(path)!r} is damaged: {error}") from error
+    return PictureMetadata(request=GenerationRequest.from_dict(fields), **origin)
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Writes a file so that it appears complete or not at all, replacing one of that name. Raises `WorkFailed`."""
+    return _write(path, data, os.replace)
+
+
+def write_new(path: Path, data: bytes) -> Path:
+    """Like `write_whole`, but an existing file is left alone and a number is added to the name.
+
+    Returns the path that was written.
+    """
+    candidate, number = path, 1
+    while True:
+        try:
+            return _write(candidate, data, _link)
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _write(path: Path, data: bytes, settle: Callable[[str, Path], None]) -> Path:
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".wordbrush-", suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        settle(temporary, path)
+        return path
+    except FileExistsError:
+        if settle is _link and path.exists() and path.parent.is_dir():
+            raise
+        raise WorkFailed(f"cannot write {str(path)!r}: a file stands where a folder is needed") from None
+    except OSError as error:
+        raise WorkFailed(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _link(temporary: str, path: Path) -> None:
+    """Gives the finished file its name unless that name is taken (`FileExistsError`)."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: the check and the rename are then two steps
+        if path.exists():
+            raise FileExistsError(str(path)) from None
+        os.replace(temporary, path)
+
+
+def _umask() -> int:
+    """The process's file mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,13 @@
+"""Pure networks: one architecture a file, its config dataclass beside it; no files, no losses, no devices, no seeds.
+
+    attention.py   softmax attention, the fastest exact way for the sequence at hand
+    config.py      reading and writing the config.json files of diffusers and transformers
+    blocks.py      residual, down- and upsampling blocks; drawing weights for training from scratch
+    vae.py         AutoencoderKL: images to latents and back (Rombach 2022)
+    clip.py        CLIP text and image towers (Radford 2021)
+    unet.py        the text-conditional U-Net of Stable Diffusion 1, 2 and XL; its parts in unet_*.py
+
+State-dict keys are those of diffusers and transformers, so a folder of theirs loads with `strict=True`.
+Every network is created under torch's default initialisation; `initialise(generator)` re-draws all its parameters
+for training from scratch.
+"""

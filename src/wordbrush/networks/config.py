@@ -1,0 +1,80 @@
+"""Reading and writing the config.json files of diffusers and transformers.
+
+A network's config dataclass holds what changes the network. The reference files hold more: keys that say nothing about
+the numbers (`_class_name`, dropout rates, initialiser ranges) and switches of which we support one setting. Each config
+lists both by name, so that a file asking for something else is refused instead of silently misread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """What a reference config.json may hold besides the fields of our dataclass.
+
+    Attributes:
+        ignored: keys that do not change the network's output.
+        fixed: key -> the settings that mean what this code does; any other setting is refused.
+    """
+
+    ignored: frozenset[str]
+    fixed: Mapping[str, tuple[Any, ...]]
+
+
+def read_fields(cls: type[T], values: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
+    """Returns the entries of `values` that are fields of the dataclass `cls`, lists turned into tuples.
+
+    Raises:
+        ValueError: a key is neither a field nor listed in the dialect, or a switch has a setting we do not support.
+    """
+    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    result: dict[str, Any] = {}
+    unknown: list[str] = []
+    for key, value in values.items():
+        value = _frozen(value)
+        if key in names:
+            result[key] = value
+        elif key in dialect.fixed:
+            if value not in dialect.fixed[key]:
+                raise ValueError(
+                    f"{cls.__name__}: {key}={value!r} is not supported; supported: {_listed(dialect.fixed[key])}"
+                )
+        elif key not in dialect.ignored and not key.startswith("_"):
+            unknown.append(key)
+    if unknown:
+        raise ValueError(
+            f"{cls.__name__}: unknown settings {sorted(unknown)}; known are {sorted(names | set(dialect.fixed))}"
+        )
+    return result
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError(message) unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_groups(name: str, channels: Iterable[int], groups: int) -> None:
+    """Raises ValueError unless every channel count is a positive multiple of the number of normalisation groups."""
+    require(groups > 0, f"norm_num_groups={groups} must be at least 1")
+    for count in channels:
+        low, high = count // groups * groups, (count // groups + 1) * groups
+        near = high if low <= 0 else f"{low} and {high}"
+        require(
+            count > 0 and count % groups == 0,
+            f"{name}: {count} channels cannot be split into norm_num_groups={groups}; the nearest that fit: {near}",
+        )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(repr(value) for value in values)

@@ -1,0 +1,217 @@
+"""The text-conditional U-Net of Stable Diffusion 1, 2 and XL (Rombach 2022; Podell 2023).
+
+The network predicts noise, velocity or the clean latents, whichever it was trained for; this file does not know which.
+State-dict keys are those of diffusers' UNet2DConditionModel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .blocks import draw_parameters, silu, zero
+from .unet_blocks import DownBlock, KeyValue, LevelShape, MidBlock, Transformer, TransformerLayer, UpBlock
+from .unet_config import UNetConfig
+
+__all__ = ["AddedConditioning", "PreparedContext", "UNet", "UNetConfig", "guidance_embedding", "sinusoids"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedContext:
+    """The keys and values of every cross-attention, in the order the layers run; each tensor (B or 1, L, C)."""
+
+    pairs: tuple[KeyValue, ...]
+
+    def rows(self, index: torch.Tensor) -> PreparedContext:
+        """Returns the context whose row i is row `index[i]` of this one; index: (B',) integers."""
+        return PreparedContext(pairs=tuple((key[index], value[index]) for key, value in self.pairs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedConditioning:
+    """What Stable Diffusion XL adds to the time embedding.
+
+    Attributes:
+        text_embeds: (B, P), the pooled, projected text embedding.
+        time_ids: (B, 6), original height and width, crop top and left, target height and width, in pixels.
+    """
+
+    text_embeds: torch.Tensor
+    time_ids: torch.Tensor
+
+
+def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Embeds numbers as cosines, then sines, of falling frequencies (Ho 2020, after Vaswani 2017, §3.5).
+
+    positions: (N,). Returns (N, size) in float32; size must be even.
+    """
+    half = size // 2
+    frequencies = torch.exp(
+        -math.log(10_000.0) / half * torch.arange(half, dtype=torch.float32, device=positions.device)
+    )
+    angles = positions.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def guidance_embedding(scale: torch.Tensor, size: int) -> torch.Tensor:
+    """Embeds guidance scales for a network distilled with them (Luo 2023, LCM, §4.2).
+
+    scale: (B,), 1 is no guidance. Returns (B, size) in float32, to pass as `guidance`; size is the config's
+    time_cond_proj_dim and must be even.
+    """
+    half = size // 2
+    frequencies = torch.exp(
+        -math.log(10_000.0) / (half - 1) * torch.arange(half, dtype=torch.float32, device=scale.device)
+    )
+    angles = 1000.0 * (scale.float()[:, None] - 1.0) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers around SiLU, with an optional second input added before the first."""
+
+    def __init__(self, in_channels: int, out_channels: int, condition_channels: int | None = None) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, out_channels)
+        self.cond_proj = None if condition_channels is None else nn.Linear(condition_channels, in_channels, bias=False)
+        self.linear_2 = nn.Linear(out_channels, out_channels)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        x = x.to(self.linear_1.weight.dtype)
+        if condition is not None and self.cond_proj is not None:
+            x = x + self.cond_proj(condition.to(x.dtype))
+        return self.linear_2(silu(self.linear_1(x)))
+
+
+class UNet(nn.Module):
+    """The network; call it with noisy latents, timesteps and text."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, layers = config.block_out_channels, config.layers
+        levels, time_channels = len(widths), 4 * widths[0]
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(widths[0], time_channels, config.time_cond_proj_dim)
+        if config.addition_embed_type == "text_time":
+            self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim or 0, time_channels)
+        down = [_shape(config, level, config.down_block_types[level]) for level in range(levels)]
+        self.down_blocks = nn.ModuleList(
+            DownBlock(down[i], widths[max(i - 1, 0)], layers[i], last=i == levels - 1) for i in range(levels)
+        )
+        self.mid_block = MidBlock(down[-1])
+        self.up_blocks = nn.ModuleList()
+        for i in reversed(range(levels)):
+            # One map per residual block of this level, and the one that entered it: from the finer level, or conv_in.
+            skips = [widths[i]] * layers[i] + [widths[max(i - 1, 0)]]
+            shape = _shape(config, i, config.up_block_types[levels - 1 - i])
+            self.up_blocks.append(UpBlock(shape, widths[min(i + 1, levels - 1)], skips, last=i == 0))
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        for index, layer in enumerate(self._transformer_layers()):
+            layer.index = index
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        context: torch.Tensor | PreparedContext,
+        *,
+        added: AddedConditioning | None = None,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Returns the prediction, (B, out_channels, h, w).
+
+        Args:
+            x: (B, in_channels, h, w), noisy latents (and what is concatenated to them).
+            timestep: (B,) or (1,), in [0, 999], whole or not.
+            context: (B, L, D) text embeddings, or what `prepare_context` made of them; one row serves the whole batch.
+            added: needed by a config with addition_embed_type, refused by others.
+            guidance: (B, time_cond_proj_dim) from `guidance_embedding`, for a config with time_cond_proj_dim only.
+
+        Raises:
+            ValueError: an input does not fit the config.
+        """
+        config = self.config
+        if x.ndim != 4 or x.shape[1] != config.in_channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (B, {config.in_channels}, h, w)")
+        if not isinstance(context, PreparedContext):
+            context = self.prepare_context(context)
+        time = silu(self._embed_time(timestep, added, guidance)).to(x.dtype).expand(len(x), -1)  # (B, T)
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            skips += down(skips[-1], time, context.pairs)
+        x = self.mid_block(skips[-1], time, context.pairs)
+        for up in self.up_blocks:
+            x = up(x, time, context.pairs, skips)
+        return self.conv_out(silu(self.conv_norm_out(x)))
+
+    def prepare_context(self, context: torch.Tensor) -> PreparedContext:
+        """Computes the keys and values of every cross-attention; do it once per prompt, not once per step.
+
+        context: (B, L, D), D = `config.cross_attention_dim`.
+
+        Raises:
+            ValueError: the context has another width.
+        """
+        if context.ndim != 3 or context.shape[2] != self.config.cross_attention_dim:
+            width = self.config.cross_attention_dim
+            raise ValueError(f"context has shape {tuple(context.shape)}; this network takes (B, L, {width})")
+        return PreparedContext(pairs=tuple(layer.attn2.keys_values(context) for layer in self._transformer_layers()))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Re-draws every parameter for training from scratch.
+
+        Every residual block and transformer starts as its shortcut and the output as zero (Ho 2020; Dhariwal 2021); all
+        else is drawn as in `draw_parameters`.
+        """
+        draw_parameters(self, generator)
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                zero(module.proj_out)
+        zero(self.conv_out)
+
+    def _transformer_layers(self) -> list[TransformerLayer]:
+        parts = [*self.down_blocks, self.mid_block, *self.up_blocks]  # in the order they run
+        return [module for part in parts for module in part.modules() if isinstance(module, TransformerLayer)]
+
+    def _embed_time(
+        self, timestep: torch.Tensor, added: AddedConditioning | None, guidance: torch.Tensor | None
+    ) -> torch.Tensor:
+        config = self.config
+        if (guidance is None) != (config.time_cond_proj_dim is None):
+            need = "needs" if guidance is None else "takes no"
+            raise ValueError(f"a network with time_cond_proj_dim={config.time_cond_proj_dim} {need} `guidance`")
+        time = self.time_embedding(sinusoids(timestep, config.block_out_channels[0]), guidance)  # (B, T)
+        if (added is None) != (config.addition_embed_type is None):
+            need = "needs" if added is None else "takes no"
+            raise ValueError(f"a network with addition_embed_type={config.addition_embed_type!r} {need} `added`")
+        if added is None:
+            return time
+        size = config.addition_time_embed_dim or 0
+        sizes = sinusoids(added.time_ids.flatten(), size).view(len(added.text_embeds), -1)  # (B, 6 * size)
+        joined = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=1)
+        if joined.shape[1] != config.projection_class_embeddings_input_dim:
+            raise ValueError(
+                f"text_embeds of {added.text_embeds.shape[1]} and {added.time_ids.shape[1]} time_ids make "
+                f"{joined.shape[1]} numbers; this network takes {config.projection_class_embeddings_input_dim}"
+            )
+        return time + self.add_embedding(joined)
+
+
+def _shape(config: UNetConfig, level: int, kind: str) -> LevelShape:
+    return LevelShape(
+        channels=config.block_out_channels[level],
+        time_channels=4 * config.block_out_channels[0],
+        context_channels=config.cross_attention_dim,
+        heads=config.heads[level],
+        depth=config.depths[level],
+        attends=kind.startswith("CrossAttn"),
+        linear=config.use_linear_projection,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+    )

@@ -1,0 +1,257 @@
+"""The request: one validated object that holds everything that decides the pixels.
+
+The command line's flags, the keywords of `Pipeline.__call__` and the metadata inside a saved PNG are views of it. What
+is left out (`None`) means the model's own default; `filled` puts those in, so that a result always carries a complete
+request. Importing this module loads neither torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from wordbrush.errors import RequestError
+from wordbrush.inputs import InputNoise, InputPicture
+
+SamplerName = Literal[
+    "ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm2", "dpm2_a", "lms", "dpmpp_2s_a", "dpmpp_2m",
+    "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis", "lcm",
+]  # fmt: skip
+ScheduleName = Literal["normal", "ddim_uniform", "sgm_uniform", "simple", "karras", "exponential", "beta", "ays"]
+
+SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
+SCHEDULE_NAMES: tuple[str, ...] = get_args(ScheduleName)
+
+LARGEST_SEED = 2**63 - 1
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not true or false")
+    return value
+
+
+def _prompt(value: Any) -> Any:
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else None
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("give a text or a list of texts")
+    for text in texts:
+        if any("\ud800" <= character <= "\udfff" for character in text) or "\0" in text:
+            raise ValueError("the text holds characters that are not valid Unicode text")
+    return value if isinstance(value, str) else texts
+
+
+Integer = Annotated[int, BeforeValidator(_refuse_bool)]
+Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+Picture = Annotated[
+    InputPicture,
+    PlainValidator(InputPicture.parse),
+    PlainSerializer(InputPicture.to_json),
+    WithJsonSchema({"type": "object", "properties": {"path": {"type": "string"}, "sha256": {"type": "string"}}}),
+]
+Noise = Annotated[
+    InputNoise,
+    PlainValidator(InputNoise.parse),
+    PlainSerializer(InputNoise.to_json),
+    WithJsonSchema({"type": "object", "properties": {"shape": {"type": "array"}, "float32": {"type": "string"}}}),
+]
+
+
+class _Checked(BaseModel):
+    """A frozen pydantic model that refuses unknown fields and says what is wrong in one sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RequestError(_one_sentence(error, type(self))) from error
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Raises `RequestError`, one sentence, where `model_validate` raises pydantic's own error."""
+        return cls(**fields)
+
+
+class ModelDefaults(_Checked):
+    """What a model itself wants where a request is silent."""
+
+    steps: Integer = Field(ge=1)
+    guidance: Number = Field(ge=0)
+    guidance_rescale: Number = Field(default=0.0, ge=0, le=1)
+    sampler: SamplerName
+    schedule: ScheduleName
+    width: Integer = Field(ge=8)
+    height: Integer = Field(ge=8)
+
+
+class GenerationRequest(_Checked):
+    """Everything that decides the pixels. Same request, same model, same version: same pixels.
+
+    Raises `RequestError` (a `ValueError`) that names the field, the value and what would fit.
+    """
+
+    prompt: Annotated[str | tuple[str, ...], BeforeValidator(_prompt)]
+    negative_prompt: Annotated[str, BeforeValidator(_prompt)] = ""
+    model: str | None = None
+    """A folder or name; None is the embedded model."""
+    seed: Integer | None = Field(default=None, ge=0, le=LARGEST_SEED)
+    """Picture number `index` of the request draws its noise from `seed + index`. None: drawn afresh, and recorded."""
+    count: Integer = Field(default=1, ge=1, le=100_000)
+    """Pictures for each prompt."""
+    steps: Integer | None = Field(default=None, ge=1, le=1000)
+    guidance: Number | None = Field(default=None, ge=0, le=1000)
+    """Classifier-free guidance scale; 1 is off."""
+    guidance_rescale: Number | None = Field(default=None, ge=0, le=1)
+    """How far the guided estimate is brought back to the spread of the unguided one (Lin 2024, eq. 16); 0 is off."""
+    guidance_interval: tuple[Number, Number] | None = None
+    """Guide only while t (1 is pure noise) lies in this closed interval (Kynkäänniemi 2024); None is always."""
+    sampler: SamplerName | None = None
+    schedule: ScheduleName | None = None
+    timesteps: tuple[Integer, ...] | None = None
+    """A falling list of the model's training timesteps in place of the schedule."""
+    width: Integer | None = Field(default=None, ge=8, le=16384)
+    height: Integer | None = Field(default=None, ge=8, le=16384)
+    image: Picture | None = None
+    """A picture to start from: the loop then begins part-way, at `strength`."""
+    strength: Number = Field(default=0.7, ge=0, le=1)
+    """How much of the loop is run on `image`: 0 keeps it, 1 forgets it."""
+    mask: Picture | None = None
+    """White where `image` may change, black where it is kept."""
+    latents: Noise | None = None
+    """Unit-variance starting noise (B, C, h, w) in place of the noise that the seeds would give."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.seed is not None and self.seed + self.pictures - 1 > LARGEST_SEED:
+            raise ValueError(f"seed={self.seed} leaves no room for {self.pictures} pictures below {LARGEST_SEED}")
+        if self.image is None and self.mask is not None:
+            raise ValueError("mask has no meaning without image; give image as well")
+        if self.image is None and "strength" in self.model_fields_set and self.strength != 0.7:
+            raise ValueError(f"strength={self.strength} has no meaning without image; give image as well")
+        if self.latents is not None and self.latents.shape[0] != self.pictures:
+            raise ValueError(f"latents hold noise for {self.latents.shape[0]} pictures, the request asks for {self.pictures}")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"guidance_interval={low},{high} does not fit: 0 <= low < high <= 1 is wanted")
+        self._timesteps_agree()
+        return self
+
+    def _timesteps_agree(self) -> None:
+        if self.timesteps is None:
+            return
+        if not self.timesteps or min(self.timesteps) < 0:
+            raise ValueError("timesteps must name at least one training timestep, none below 0")
+        if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
+            raise ValueError("timesteps must fall, from the noisiest to the cleanest")
+        if self.steps is not None and self.steps != len(self.timesteps):
+            raise ValueError(f"steps={self.steps} contradicts the {len(self.timesteps)} timesteps; leave steps out")
+        if self.schedule is not None:
+            raise ValueError(f"schedule={self.schedule!r} has no effect beside timesteps; leave one of them out")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of every picture, in order: each prompt `count` times."""
+        texts = (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+        return tuple(text for text in texts for _ in range(self.count))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the request asks for."""
+        return self.count if isinstance(self.prompt, str) else self.count * len(self.prompt)
+
+    def filled(self, defaults: ModelDefaults, seed: int, model: str) -> GenerationRequest:
+        """The complete request: every `None` that means "the model's own" replaced, the seed and model put in."""
+        fields = self._given()
+        fields.update(model=model, seed=seed if self.seed is None else self.seed)
+        silent = {"steps", "guidance", "guidance_rescale", "sampler", "schedule", "width", "height"}
+        if self.timesteps is not None:
+            silent -= {"schedule"}
+            fields["steps"] = len(self.timesteps)
+        for name in silent:
+            if fields.get(name) is None:
+                fields[name] = getattr(defaults, name)
+        return GenerationRequest(**fields)
+
+    def part(self, start: int, stop: int) -> GenerationRequest:
+        """The request for pictures `start` to `stop` (exclusive) alone: the same pixels, with their own seeds."""
+        if self.seed is None:
+            raise RequestError("a request without a seed has no parts; fill it in first")
+        fields = self._given()
+        texts = self.prompts[start:stop]
+        same = len(set(texts)) == 1
+        fields.update(prompt=texts[0] if same else texts, count=len(texts) if same else 1, seed=self.seed + start)
+        if self.latents is not None:
+            fields["latents"] = self.latents.part(start, stop)
+        return GenerationRequest(**fields)
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that were given, as objects (not as JSON)."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def to_json(self) -> str:
+        """The request as JSON on one line, without the fields that are None."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> GenerationRequest:
+        """Reads what `to_json` wrote. Raises `RequestError` when it is not a valid request."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise RequestError(f"the request is not JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise RequestError("the request is not a JSON object with a prompt")
+        return cls.from_dict(fields)
+
+    def to_infotext(self, extras: Mapping[str, str] | None = None) -> str:
+        """The A1111 `parameters` text of a filled-in request for one picture; `extras` are appended as given."""
+        from wordbrush.infotext import write_infotext
+
+        return write_infotext(self, extras or {})
+
+    @classmethod
+    def from_infotext(cls, text: str) -> GenerationRequest:
+        """Reads an A1111 `parameters` text; `wordbrush.infotext.read_infotext` also says what was left aside."""
+        from wordbrush.infotext import read_infotext
+
+        return read_infotext(text).request
+
+
+def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation error, as a sentence that names field, value and what would fit."""
+    problem = error.errors(include_url=False)[0]
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    given = problem.get("input")
+    shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."
+    if problem["type"] == "extra_forbidden":
+        known = sorted(model.model_fields)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"unknown option {name!r}{hint} The options are {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{name} is missing; give it"
+    if problem["type"] == "literal_error":
+        return f"unknown {name} {given!r}; there are {problem['ctx']['expected']}"
+    reason = str(problem.get("ctx", {}).get("error", problem["msg"]))
+    if not name:
+        return reason
+    return f"{name}={shown} does not fit: {reason[:1].lower() + reason[1:]}"
+

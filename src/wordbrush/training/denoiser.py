@@ -1,0 +1,142 @@
+"""Training the latent-diffusion U-Net, and the text encoder with it, on scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wordbrush.conditioning.tokenizer import ClipTokenizer
+from wordbrush.data.scenes import caption, render, sample_scene
+from wordbrush.diffusion.process import BetaConfig
+from wordbrush.networks.clip import CLIPConfig, CLIPTextModel
+from wordbrush.networks.unet import UNet, UNetConfig
+from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
+from wordbrush.training.export import write_network
+from wordbrush.training.loop import Batch
+from wordbrush.training.recipe import DenoiserRecipe, Recipe
+from wordbrush.training.vae import to_images
+
+
+class LatentBank:
+    """Latents of scenes, encoded a window at a time and kept in the run's folder, so that resuming need not encode again.
+
+    Step k of batch size b uses window k*b // (window * passes); within a window each pass is a fresh permutation. So what a
+    step sees is a function of the step alone.
+    """
+
+    def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path) -> None:
+        self.recipe, self.train, self.folder = recipe, train, folder
+        source = Path(train.vae)
+        config = AutoencoderKLConfig.from_dict(json.loads((source / "config.json").read_text()))
+        self.vae = AutoencoderKL(config)
+        self.vae.load_state_dict(load_file(source / "diffusion_pytorch_model.safetensors"))
+        self.vae.to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_(False)
+        self.number = -1
+        self.latents = torch.empty(0)
+
+    def rows(self, step: int) -> tuple[Tensor, list[int]]:
+        """The step's latents (B, C, h, w) and the numbers of their scenes."""
+        window, batch = self.train.window, self.recipe.batch
+        per_pass = window // batch
+        number, position = divmod(step, per_pass * self.train.passes)
+        if number != self.number:
+            self.latents, self.number = self._window(number), number
+        turn, place = divmod(position, per_pass)
+        order = torch.randperm(window, generator=torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 1_009 + turn))
+        chosen = order[place * batch : (place + 1) * batch]
+        return self.latents[chosen].float(), [number * window + index for index in chosen.tolist()]
+
+    def _window(self, number: int) -> Tensor:
+        path = self.folder / f"latents-{number}.safetensors"
+        if path.exists():
+            return load_file(path)["latents"]
+        parts = []
+        for start in range(0, self.train.window, 64):
+            indices = range(number * self.train.window + start, number * self.train.window + min(start + 64, self.train.window))
+            pixels = np.stack([render(sample_scene("train", self.recipe.seed, index)) for index in indices])
+            with torch.no_grad():
+                images = to_images(pixels).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+                parts.append(self.vae.encode(images).mode().half())
+        latents = torch.cat(parts).contiguous()
+        for old in self.folder.glob("latents-*.safetensors"):
+            old.unlink()
+        partial = path.with_suffix(".partial")
+        save_file({"latents": latents}, partial)
+        os.replace(partial, path)
+        return latents
+
+
+class DenoiserTask:
+    """Noisy latents and captions in, velocity out."""
+
+    def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path) -> None:
+        self.recipe, self.train = recipe, train
+        self.tokenizer = ClipTokenizer.from_folder(Path(train.tokenizer))
+        self.empty = torch.tensor(self.tokenizer.encode(""))
+        clip = Path(train.clip)
+        self.text_config = CLIPConfig.from_dict(json.loads((clip / "config.json").read_text())).text_config
+        self.text = CLIPTextModel(self.text_config)
+        weights = load_file(clip / "model.safetensors")
+        self.text.load_state_dict({key: value for key, value in weights.items() if key.startswith("text_model.")})
+        self.text.requires_grad_(train.train_text)
+        self.config = UNetConfig.from_dict(train.network)
+        self.network = UNet(self.config)
+        self.network.initialise(torch.Generator().manual_seed(recipe.seed))
+        self.network.to(memory_format=torch.channels_last)
+        self.modules = {"unet": self.network, "text_encoder": self.text}
+        scheduler = train.scheduler
+        betas = BetaConfig(
+            num_train_timesteps=scheduler["num_train_timesteps"],
+            beta_schedule=scheduler["beta_schedule"],
+            beta_start=scheduler["beta_start"],
+            beta_end=scheduler["beta_end"],
+            zero_terminal_snr=scheduler["rescale_betas_zero_snr"],
+        )
+        self.alpha_bar = torch.from_numpy(betas.alphas_cumprod())
+        self.bank = LatentBank(recipe, train, folder)
+
+    def batch(self, step: int) -> Batch:
+        latents, numbers = self.bank.rows(step)
+        rng = random.Random(f"{self.recipe.seed}/{step}")
+        ids = []
+        for number in numbers:
+            text = "" if rng.random() < self.train.drop_caption else caption(sample_scene("train", self.recipe.seed, number), rng)
+            ids.append(self.tokenizer.encode(text))
+        return {"latents": latents, "ids": torch.tensor(ids)}
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) integers: stratified draws, logit-normal but for a uniform part."""
+        spread = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count  # (B,) uniform
+        normal = torch.special.ndtri(spread.double().clamp(1e-6, 1 - 1e-6))
+        times = torch.sigmoid(self.train.time_mean + self.train.time_std * normal)
+        uniform = torch.rand(count, generator=generator) < self.train.uniform_times
+        times = torch.where(uniform, torch.rand(count, generator=generator).double(), times)
+        return (times * len(self.alpha_bar)).long().clamp(0, len(self.alpha_bar) - 1)
+
+    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x0 = batch["latents"]
+        timesteps = self.timesteps(len(x0), generator)
+        eps = torch.randn(x0.shape, generator=generator)
+        alpha_bar = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
+        alpha, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        x = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
+        context = self.text(batch["ids"]).last_hidden_state
+        predicted = self.network(x, timesteps, context).float()
+        loss = F.mse_loss(predicted, alpha * eps - sigma * x0)  # Salimans & Ho 2022, appendix D
+        return loss, {}
+
+    def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
+        """Writes `unet/`, `text_encoder/` and `scheduler/`; `wordbrush.training.assemble` joins them with the other parts."""
+        write_network(folder / "unet", self.config.to_dict(), averaged["unet"], dtype=torch.float32)
+        text = {"architectures": ["CLIPTextModel"], **self.text_config.to_dict()}
+        write_network(folder / "text_encoder", text, averaged["text_encoder"], dtype=torch.float32, weights_name="model")
+        (folder / "scheduler").mkdir(exist_ok=True)
+        (folder / "scheduler/scheduler_config.json").write_text(json.dumps(self.train.scheduler, indent=2) + "\n")

@@ -1,0 +1,150 @@
+"""The one training loop. A task says what a step's data and loss are; the loop does everything else.
+
+Every random draw of step k comes from (seed, k) alone, and data too is a function of k. So a run killed at any moment
+and started again with the same command goes on exactly as the unbroken run would.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wordbrush.errors import ModelFileError, WorkFailed
+from wordbrush.training.optimiser import OptimiserPair
+from wordbrush.training.recipe import Optimiser, Recipe
+
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What is trained and on what. `modules` are trained and checkpointed, by name."""
+
+    modules: dict[str, nn.Module]
+
+    def batch(self, step: int) -> Batch:
+        """The data of a step, a pure function of the step; runs in a background thread."""
+
+    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and figures for the log. `generator` is seeded from (seed, step)."""
+
+    def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
+        """Writes the trained networks (running averages by module name) as model folders."""
+
+
+def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:
+    """Linear warm-up, the full rate, then a half cosine down to `final` times it."""
+    if step < optimiser.warmup:
+        return optimiser.learning_rate * (step + 1) / optimiser.warmup
+    start = max(optimiser.warmup, steps * (1 - optimiser.decay))
+    part = min(max(0.0, (step - start) / max(1.0, steps - start)), 1.0)
+    return optimiser.learning_rate * (optimiser.final + (1 - optimiser.final) * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step, whatever came before."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class Trainer:
+    """One run of a recipe in a folder: `checkpoint.pt` while it trains, model folders when `export` is called."""
+
+    def __init__(self, recipe: Recipe, task: Task, folder: Path, *, log: Callable[[str], None] = print) -> None:
+        self.recipe, self.task, self.folder, self.log = recipe, task, folder, log
+        self.step = 0
+        self.seconds = 0.0
+        self.optimiser = OptimiserPair(task.modules, recipe.optimiser)
+        self.averaged = {name: {k: v.detach().clone() for k, v in m.state_dict().items()} for name, m in task.modules.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _resume(self) -> None:
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, mmap=True)
+        except Exception as error:  # torch reports a damaged archive with several unrelated types
+            raise ModelFileError(f"{self.checkpoint} is damaged ({error}); delete it to start afresh") from error
+        for name, module in self.task.modules.items():
+            module.load_state_dict(state["modules"][name])
+            for key, value in self.averaged[name].items():
+                value.copy_(state["averaged"][name][key])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.log(f"resumed at step {self.step} of {self.recipe.steps}")
+
+    def save(self) -> None:
+        """Writes the checkpoint beside the old one, then takes its place: a full disk leaves the old one."""
+        state = {
+            "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+            "averaged": self.averaged,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        try:
+            torch.save(state, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, self.checkpoint)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            raise WorkFailed(f"the checkpoint {self.checkpoint} could not be written ({error}); the previous one is kept") from error
+
+    def _average(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        for name, module in self.task.modules.items():
+            own, average = module.state_dict(), self.averaged[name]
+            floating = [key for key, value in own.items() if value.is_floating_point()]
+            torch._foreach_lerp_([average[k] for k in floating], [own[k] for k in floating], 1 - decay)
+
+    def _train_step(self, batch: Batch) -> dict[str, Tensor]:
+        rate = learning_rate(self.step, self.recipe.steps, self.recipe.optimiser)
+        self.optimiser.set_rate(rate)
+        bf16 = self.recipe.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+            loss, figures = self.task.loss(batch, self.step, step_generator(self.recipe.seed, self.step))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.optimiser.clip)
+        if not torch.isfinite(loss) or not torch.isfinite(norm):
+            raise WorkFailed(f"the loss became {loss.item()} at step {self.step}; the last checkpoint is kept: lower the learning rate")
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        return {"loss": loss.detach(), "norm": norm, **figures}
+
+    def run(self, until: float | None = None) -> Iterator[tuple[int, dict[str, float]]]:
+        """Trains to the end, or for `until` seconds; yields (step, mean figures) each 50 steps. Stopping the iteration is safe."""
+        started = time.monotonic()
+        sums: dict[str, Tensor] = {}
+        count = 0
+        with ThreadPoolExecutor(1) as loader:
+            coming = [loader.submit(self.task.batch, self.step + ahead) for ahead in range(2)]
+            while self.step < self.recipe.steps and (until is None or time.monotonic() - started < until):
+                mark = time.monotonic()
+                batch = coming.pop(0).result()
+                coming.append(loader.submit(self.task.batch, self.step + 2))
+                waited = time.monotonic() - mark
+                figures = self._train_step(batch) | {"wait": torch.tensor(waited)}
+                self.seconds += time.monotonic() - mark
+                count += 1
+                for key, value in figures.items():
+                    sums[key] = sums.get(key, torch.zeros(())) + value.float()
+                if self.step % self.recipe.checkpoint_every == 0:
+                    self.save()
+                if self.step % 50 == 0 or self.step == self.recipe.steps:
+                    yield self.step, {key: (value / count).item() for key, value in sums.items()}
+                    sums, count = {}, 0
+            self.save()

@@ -1,0 +1,147 @@
+"""A training run as data: one YAML file says everything that decides the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wordbrush.errors import RequestError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimiser(_Strict):
+    """Linear warm-up, the full rate, and a cosine fall to `final` times it over the last `decay` of the run."""
+
+    kind: Literal["adamw", "muon"] = Field(
+        "adamw", description="adamw (Loshchilov 2019); muon (Jordan 2024): hidden weight matrices orthogonalised, the rest by adamw"
+    )
+    learning_rate: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(200, ge=0, description="steps")
+    decay: float = Field(1.0, gt=0, le=1, description="part of the run, at its end, over which the rate falls")
+    final: float = Field(0.1, ge=0, le=1)
+    clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+
+
+class VAERecipe(_Strict):
+    """A KL autoencoder on crops of scenes: L1 + edges + KL (Rombach 2022, §3.1), no adversary."""
+
+    task: Literal["vae"]
+    network: dict[str, Any]
+    crop: int = Field(64, ge=32)
+    kl: float = Field(1e-3, ge=0, description="weight of the mean divergence per latent, in nats")
+    edges: float = Field(1.0, ge=0, description="weight of the L1 distance of neighbouring-pixel differences")
+    half_scale_every: int = Field(
+        4, ge=0, description="each n-th step decodes latents pooled to half size against the picture at half size "
+        "(scale equivariance, Kouzelis 2025): keeps latents smooth; 0 never"
+    )
+
+
+class CLIPRecipe(_Strict):
+    """Contrastive language-image pre-training on scenes (Radford 2021)."""
+
+    task: Literal["clip"]
+    text: dict[str, Any]
+    vision: dict[str, Any]
+    tokenizer: str
+    projection: int = 192
+
+
+class DenoiserRecipe(_Strict):
+    """Text-conditional latent diffusion (Rombach 2022) with v-prediction (Salimans & Ho 2022)."""
+
+    task: Literal["denoiser"]
+    network: dict[str, Any]
+    scheduler: dict[str, Any] = Field(description="diffusers' scheduler_config.json of the finished model")
+    vae: str = Field(description="folder of the trained autoencoder")
+    tokenizer: str = Field(description="folder of the tokenizer")
+    clip: str = Field(description="folder of the CLIP whose text tower the text encoder starts from")
+    train_text: bool = Field(True, description="train the text encoder together with the U-Net")
+    drop_caption: float = Field(0.1, ge=0, le=1, description="part of captions emptied, for guidance (Ho & Salimans 2022)")
+    time_mean: float = Field(0.0, description="times are sigmoid(mean + std * normal) (Esser 2024, section 3.1) ...")
+    time_std: float = Field(1.0, gt=0)
+    uniform_times: float = Field(0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise")
+    window: int = Field(20_000, ge=1, description="scenes encoded at a time")
+    passes: int = Field(4, ge=1, description="how often each window is trained on, with new captions each time")
+
+
+class InspectorRecipe(_Strict):
+    """The detector that judges pictures; it shares nothing with the generator."""
+
+    task: Literal["inspector"]
+    network: dict[str, Any] = Field(default_factory=dict)
+
+
+class TokenizerRecipe(_Strict):
+    """A byte-pair vocabulary learnt from captions; no network."""
+
+    task: Literal["tokenizer"]
+    captions: int = Field(40_000, ge=1)
+    size: int = Field(2000, ge=600, description="pieces at most")
+    max_length: int = Field(32, ge=8, description="tokens of a prompt, start and end included")
+
+
+class AssembleRecipe(_Strict):
+    """One model folder out of trained parts."""
+
+    task: Literal["assemble"]
+    denoiser: str = Field(description="folder of the denoiser run")
+    vae: str
+    clip: str
+    tokenizer: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    defaults: dict[str, Any] = Field(default_factory=dict, description="wordbrush.json: what the model wants where a request is silent")
+
+
+Trained = Annotated[VAERecipe | CLIPRecipe | DenoiserRecipe | InspectorRecipe, Field(discriminator="task")]
+Built = Annotated[TokenizerRecipe | AssembleRecipe, Field(discriminator="task")]
+
+
+class Recipe(_Strict):
+    """Everything that decides the weights of one training run."""
+
+    name: str
+    seed: int = 0
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the running average of the weights; 0 for none")
+    checkpoint_every: int = Field(500, ge=1, description="steps")
+    optimiser: Optimiser = Optimiser()
+    train: Trained
+    result: dict[str, Any] = Field(default_factory=dict, description="what a finished run gave: time, hardware, figures; not read")
+
+
+class BuildRecipe(_Strict):
+    """A step of making a model that trains nothing."""
+
+    name: str
+    build: Built
+
+
+def read_recipe(path: Path) -> Recipe | BuildRecipe:
+    """Reads and checks a recipe. Folders in it are relative to the working directory.
+
+    Raises RequestError naming the file and the key that is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RequestError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"the recipe {path} is not a table of keys and values")
+    try:
+        return (BuildRecipe if "build" in values else Recipe).model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RequestError(f"the recipe {path} is wrong at {where}: {first['msg']} (given: {first['input']!r:.80})") from error

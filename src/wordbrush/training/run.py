@@ -1,0 +1,79 @@
+"""From a recipe file to a finished model folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from wordbrush.training.loop import Task, Trainer
+from wordbrush.training.recipe import (
+    AssembleRecipe,
+    BuildRecipe,
+    CLIPRecipe,
+    DenoiserRecipe,
+    InspectorRecipe,
+    Recipe,
+    TokenizerRecipe,
+    VAERecipe,
+    read_recipe,
+)
+
+
+def build_task(recipe: Recipe, folder: Path) -> Task:
+    """The task of a recipe, its networks freshly initialised; `folder` is where it may keep what it computes once."""
+    match recipe.train:
+        case VAERecipe() as train:
+            from wordbrush.training.vae import VAETask
+
+            return VAETask(recipe, train)
+        case CLIPRecipe() as train:
+            from wordbrush.training.clip import CLIPTask
+
+            return CLIPTask(recipe, train)
+        case DenoiserRecipe() as train:
+            from wordbrush.training.denoiser import DenoiserTask
+
+            return DenoiserTask(recipe, train, folder)
+        case InspectorRecipe() as train:
+            from wordbrush.training.inspector import InspectorTask
+
+            return InspectorTask(recipe, train)
+
+
+def build(recipe: BuildRecipe, folder: Path) -> Path:
+    """Carries out a recipe that trains nothing."""
+    match recipe.build:
+        case TokenizerRecipe() as made:
+            from wordbrush.training.tokenizer import write_tokenizer
+
+            write_tokenizer(folder, captions=made.captions, size=made.size, max_length=made.max_length)
+        case AssembleRecipe() as made:
+            from wordbrush.training.assemble import assemble
+
+            assemble(made, folder)
+    return folder
+
+
+def train(path: Path, folder: Path, *, until: float | None = None, log: Callable[[str], None] = print) -> Path:
+    """Carries out a recipe into `folder`; the same call again resumes. `until`: stop after so many seconds, to go on later.
+
+    Raises:
+        RequestError: the recipe is wrong, or a folder that it names is missing.
+        WorkFailed: the loss is no longer a number, or a checkpoint could not be written.
+    """
+    recipe = read_recipe(path)
+    if isinstance(recipe, BuildRecipe):
+        return build(recipe, folder)
+    trainer = Trainer(recipe, build_task(recipe, folder), folder, log=log)
+    started, first = time.monotonic(), trainer.step
+    for step, figures in trainer.run(until):
+        rate = (step - first) * recipe.batch / (time.monotonic() - started)
+        left = (recipe.steps - step) * recipe.batch / rate
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        line = f"{recipe.name}: step {step}/{recipe.steps}  {shown}  {rate:.1f} pictures/s  {left / 60:.0f} min left"
+        log(line)
+        with (folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    trainer.task.export(folder, trainer.averaged)
+    return folder

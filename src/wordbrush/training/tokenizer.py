@@ -1,0 +1,57 @@
+"""Learning a byte-pair vocabulary from captions (Sennrich 2016), in CLIP's file format."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from wordbrush.conditioning.tokenizer import ClipTokenizer, SpecialTokens
+from wordbrush.data.scenes import caption, sample_scene
+from wordbrush.data.scenes.glyphs import glyph_names
+from wordbrush.data.scenes.objects import object_types
+
+_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def training_captions(count: int) -> list[str]:
+    """Captions of training scenes, every taught noun and plural, and once each CLDR name in the pack."""
+    texts = [caption(sample_scene("train", 0, index)) for index in range(count)]
+    for kind in object_types():
+        texts += [kind.noun, kind.plural, *kind.synonyms] * 20
+    return texts + [str(entry["name"]) for entry in glyph_names().values()]
+
+
+def learn_tokenizer(texts: list[str], *, size: int, max_length: int) -> ClipTokenizer:
+    """A vocabulary of at most `size` pieces: all bytes, with and without the end-of-word mark, and learnt merges."""
+    backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_WORD), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=3, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    model = json.loads(backend.to_str())["model"]
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    pieces = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
+    special = SpecialTokens()
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, special.bos, special.eos]))}
+    return ClipTokenizer(vocabulary, merges, special=special, max_length=max_length)
+
+
+def write_tokenizer(folder: Path, *, captions: int = 40_000, size: int = 2000, max_length: int = 32) -> ClipTokenizer:
+    """Learns from `captions` training captions and writes the folder, with `words.json`: every word that training has seen."""
+    texts = training_captions(captions)
+    tokenizer = learn_tokenizer(texts, size=size, max_length=max_length)
+    seen = sorted({text for scene in texts[: -len(glyph_names())] for text in scene.lower().replace(",", " ").split()})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (tokenizer.files() | {"words.json": json.dumps(seen, indent=0, ensure_ascii=False) + "\n"}).items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / name)
+    return tokenizer

@@ -1,0 +1,84 @@
+"""Training the autoencoder."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wordbrush.data.scenes import box, render, sample_scene
+from wordbrush.data.scenes.scene import SIZE
+from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
+from wordbrush.training.export import write_network
+from wordbrush.training.loop import Batch
+from wordbrush.training.recipe import Recipe, VAERecipe
+
+
+def scene_crop(seed: int, index: int, crop: int) -> np.ndarray:
+    """A (crop, crop, 3) uint8 piece of a training scene with a thing in it; mostly on the grid that scenes are laid out on."""
+    scene = sample_scene("train", seed, index)
+    rng = random.Random(f"crop/{seed}/{index}")
+    left, top, right, bottom = box(rng.choice(scene.objects))
+    step = 8 if rng.random() < 0.7 else 1
+    x = min(max(0, rng.randint(min(left, right - crop), max(left, right - crop))), SIZE - crop) // step * step
+    y = min(max(0, rng.randint(min(top, bottom - crop), max(top, bottom - crop))), SIZE - crop) // step * step
+    return render(scene)[y : y + crop, x : x + crop]
+
+
+def to_images(pixels: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels_last."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def edges(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbouring pixels, across and down."""
+    return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
+
+
+class VAETask:
+    """Crops in, crops out: L1 + edge L1 + KL."""
+
+    def __init__(self, recipe: Recipe, train: VAERecipe) -> None:
+        self.recipe, self.train = recipe, train
+        self.config = AutoencoderKLConfig.from_dict(train.network)
+        self.network = AutoencoderKL(self.config)
+        self.network.initialise(torch.Generator().manual_seed(recipe.seed))
+        self.network.to(memory_format=torch.channels_last)
+        self.modules = {"vae": self.network}
+
+    def batch(self, step: int) -> Batch:
+        start = step * self.recipe.batch
+        crops = [scene_crop(self.recipe.seed, start + offset, self.train.crop) for offset in range(self.recipe.batch)]
+        return {"images": to_images(np.stack(crops))}
+
+    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch["images"]
+        posterior = self.network.encode_raw(images)
+        latents = posterior.sample(generator)
+        half = self.train.half_scale_every and step % self.train.half_scale_every == 0
+        if half:
+            latents, images = F.avg_pool2d(latents, 2), F.avg_pool2d(images, 2)
+        decoded = self.network.decode_raw(latents).float()
+        l1 = (decoded - images).abs().mean()
+        edge = sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(images), strict=True))
+        kl = replace(posterior, mean=posterior.mean.float(), logvar=posterior.logvar.float()).kl().mean() / latents[0].numel()
+        if half:
+            kl = kl / 4
+        loss = l1 + self.train.edges * edge + self.train.kl * kl
+        figures = {"kl": kl.detach()} if half else {"kl": kl.detach(), "l1": l1.detach() * 1.0}
+        return loss, figures
+
+    def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
+        """Writes `vae/` with the scaling factor that brings latents of scenes to unit variance (Rombach 2022, appendix G)."""
+        network = AutoencoderKL(self.config)
+        network.load_state_dict(averaged["vae"])
+        images = to_images(np.stack([render(sample_scene("train", self.recipe.seed + 1, index)) for index in range(256)]))
+        with torch.no_grad():
+            latents = torch.cat([network.encode_raw(part).mode() for part in images.split(32)])
+        config = replace(self.config, scaling_factor=round(1 / latents.std().item(), 5), sample_size=SIZE, force_upcast=False)
+        write_network(folder / "vae", config.to_dict(), averaged["vae"], dtype=torch.float32)

@@ -1,0 +1,196 @@
+"""Samplers against exact solutions, and the promises of their common signature."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.diffusion.gaussian import (
+    MEAN,
+    PROCESSES,
+    SPREAD,
+    even_in_lambda,
+    exact_flow,
+    exact_x0,
+    final_mean_and_spread,
+    ode_error,
+)
+from wordbrush.diffusion.noise import NoiseSource
+from wordbrush.diffusion.plan import SamplingConfig
+from wordbrush.diffusion.prediction import network_denoiser
+from wordbrush.diffusion.process import BetaConfig
+from wordbrush.diffusion.samplers import SAMPLERS, get_sampler
+from wordbrush.diffusion.samplers.base import intervals
+from wordbrush.diffusion.schedules import SCHEDULES, schedule_times
+
+# what the papers promise; lms, pndm and unipc gain more per step but begin with one of first order
+ORDERS = {
+    "euler": 1,
+    "ddim": 1,
+    "heun": 2,
+    "dpm2": 2,
+    "lms": 2,
+    "pndm": 2,
+    "deis": 2,
+    "dpmpp_2m": 2,
+    "unipc": 2,
+}
+STOCHASTIC = ["ddpm", "euler_a", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"]
+
+
+def test_every_sampler_is_tested() -> None:
+    assert {*ORDERS, *STOCHASTIC, "lcm"} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("sampler", ORDERS)
+def test_order_of_convergence(sampler: str, process: str) -> None:
+    """Between lambda -2.5 and 3, where nothing is singular, doubling the steps divides the error by 2 ** order."""
+    coarse, fine = (
+        ode_error(sampler, PROCESSES[process], even_in_lambda(PROCESSES[process], 3.0, -2.5, n)) for n in (40, 80)
+    )
+    order = math.log2(coarse / fine)
+    print(f"{sampler} on {process}: error {coarse:.1e} with 40 steps, {fine:.1e} with 80, order {order:.2f}")
+    assert order > ORDERS[sampler] - 0.2
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("sampler", ORDERS)
+def test_whole_run_reaches_the_exact_solution(sampler: str, process: str) -> None:
+    """From pure noise to t = 0, singular ends and all."""
+    errors = []
+    for steps in (20, 100):
+        times = even_in_lambda(PROCESSES[process], 5.0, PROCESSES[process].lambda_(1.0), steps)
+        errors.append(ode_error(sampler, PROCESSES[process], [1.0, *times[1:], 0.0]))
+    print(f"{sampler} on {process}: error {errors[0]:.1e} with 20 steps, {errors[1]:.1e} with 100")
+    assert errors[1] < 0.06
+    assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("sampler", STOCHASTIC)
+def test_stochastic_samplers_end_at_the_right_distribution(sampler: str, process: str) -> None:
+    errors = []
+    for steps in (25, 200):
+        lowest = PROCESSES[process].lambda_(1.0)
+        times = [1.0, *even_in_lambda(PROCESSES[process], 5.0, lowest, steps)[1:], 0.0]
+        mean, spread = final_mean_and_spread(sampler, PROCESSES[process], times)
+        errors.append((abs(mean - MEAN), abs(spread - SPREAD)))
+    print(f"{sampler} on {process}: errors of mean and spread {errors[0]} with 25 steps, {errors[1]} with 200")
+    assert errors[1][0] < 2e-3
+    assert errors[1][1] < 0.025
+    assert errors[1][1] < max(errors[0][1] / 3, 2e-3)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_lcm_with_an_exact_consistency_function(process: str) -> None:
+    """LCM is for networks that jump along the trajectory; with one that does so exactly, its distribution is exact."""
+    chosen = PROCESSES[process]
+    times = [1.0, 0.7, 0.4, 0.0]
+    start = torch.full((6, 1, 1, 1), chosen.alpha(1.0) * MEAN, dtype=torch.float64)
+    draws = iter(torch.eye(6, dtype=torch.float64).reshape(6, 6, 1, 1, 1)[2:])
+    run = SAMPLERS["lcm"](
+        lambda x, t: exact_flow(chosen, x, t, 0.0), start, times, chosen, lambda: next(draws)
+    )
+    end = list(run)[-1].x.flatten()
+    # only the last draw and x0's own spread at the last time remain: the map from there is linear and exact
+    t = times[-2]
+    response = (end[1:] - end[0]).square().sum().sqrt()
+    expected = SPREAD * chosen.sigma(t) / math.hypot(chosen.alpha(t) * SPREAD, chosen.sigma(t))
+    assert abs(float(end[0]) - MEAN) < 1e-9
+    assert response == pytest.approx(expected, rel=0.2)
+
+
+def a_network(x: Tensor, timestep: float) -> Tensor:
+    """Smooth, bounded, not linear, and different at each timestep and place."""
+    return torch.tanh(0.9 * x.roll(1, -1) - 0.4 * x + math.sin(timestep / 150.0))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_zero_terminal_snr_with_v_prediction(sampler: str, schedule: str) -> None:
+    """sigma / alpha = 4096 at the first step: finite, and of the size that pictures have, in float32."""
+    config = SamplingConfig(noise=BetaConfig(zero_terminal_snr=True), prediction="v", sampler=sampler)
+    for steps in (1, 3, 20):
+        plan = config.plan(steps, schedule=schedule)
+        noise = NoiseSource([3, 4], (4, 5, 5))
+        denoiser = network_denoiser(a_network, config.process, "v", plan.timestep)
+        states = [s.x for s in get_sampler(sampler)(denoiser, noise() * plan.start_scale, plan.times, config.process, noise)]
+        assert all(x.isfinite().all() for x in states)
+        assert max(float(x.abs().max()) for x in states) < 12.0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_few_steps_stay_finite(sampler: str, process: str) -> None:
+    for steps in (1, 2, 5):
+        for schedule in SCHEDULES:
+            times = schedule_times(schedule, PROCESSES[process], steps)
+            noise = NoiseSource([1], (1, 2, 2))
+            x = noise() * PROCESSES[process].sigma(times[0])
+            run = get_sampler(sampler)(
+                lambda x, t: exact_x0(PROCESSES[process], x, t), x, times, PROCESSES[process], noise
+            )
+            assert all(step.x.isfinite().all() for step in run)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_yields_each_step_and_stops_when_stopped(sampler: str) -> None:
+    process, calls = PROCESSES["vp"], []
+
+    def denoiser(x: Tensor, t: float) -> Tensor:
+        calls.append(t)
+        return exact_x0(process, x, t)
+
+    times = schedule_times("normal", process, 6)
+    noise = NoiseSource([5], (1, 2, 2))
+    run = get_sampler(sampler)(denoiser, noise(), times, process, noise)
+    assert inspect.isgenerator(run)
+    assert calls == []
+    first = next(run)
+    assert (first.index, first.t) == (0, times[1])
+    made = len(calls)
+    assert made <= 2
+    run.close()
+    assert len(calls) == made
+    steps = list(get_sampler(sampler)(denoiser, noise(), times, process, noise))
+    assert [step.index for step in steps] == list(range(6))
+    assert [step.t for step in steps] == times[1:]
+    assert all(step.x0.shape == step.x.shape == (1, 1, 2, 2) for step in steps)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_is_the_same_alone_and_in_a_batch(sampler: str) -> None:
+    process, times = PROCESSES["vp"], schedule_times("karras", PROCESSES["vp"], 8)
+
+    def end(seeds: list[int]) -> Tensor:
+        noise = NoiseSource(seeds, (4, 3, 3))
+        return list(get_sampler(sampler)(lambda x, t: torch.tanh(x), noise(), times, process, noise))[-1].x
+
+    assert torch.equal(end([7, 8, 9, 10, 11, 12, 13])[4], end([11])[0])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_input_is_left_alone_and_the_dtype_kept(sampler: str) -> None:
+    process, times = PROCESSES["flow"], schedule_times("normal", PROCESSES["flow"], 4)
+    noise = NoiseSource([1], (1, 2, 2))
+    x = noise()
+    before = x.clone()
+    steps = list(get_sampler(sampler)(lambda x, t: 0.5 * x, x, times, process, noise))
+    assert torch.equal(x, before)
+    assert all(step.x.dtype == torch.float32 for step in steps)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'eular' is unknown; there are ddpm, ddim, .*lcm"):
+        get_sampler("eular")
+
+
+@pytest.mark.parametrize("times", [[1.0], [], [0.5, 0.6], [1.2, 0.0], [0.5, -0.1], [0.5, 0.5, 0.0], [0.0, 0.0]])
+def test_times_must_fall(times: list[float]) -> None:
+    with pytest.raises(ValueError, match="times"):
+        intervals(times)
