@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,7 +59,12 @@ def ode_error(sampler: str, process: Process, times: Sequence[float]) -> float:
     return float((end - exact_flow(process, start, times[0], times[-1])).abs().max())
 
 
-def final_mean_and_spread(sampler: str, process: Process, times: Sequence[float]) -> tuple[float, float]:
+def final_mean_and_spread(
+    sampler: str,
+    process: Process,
+    times: Sequence[float],
+    denoise: Callable[[Process, Tensor, float], Tensor] = exact_x0,
+) -> tuple[float, float]:
     """The exact mean and standard deviation with which a stochastic sampler ends on Gaussian data.
 
     Every step is linear in x and in the noise, so the batch carries one basis vector each: row 0 the mean (no noise),
@@ -71,7 +76,7 @@ def final_mean_and_spread(sampler: str, process: Process, times: Sequence[float]
     drawn = 0
 
     def denoiser(x: Tensor, t: float) -> Tensor:
-        return exact_x0(process, x, t)
+        return denoise(process, x, t)
 
     def noise() -> Tensor:
         nonlocal drawn

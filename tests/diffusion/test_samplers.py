@@ -7,8 +7,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
 from tests.diffusion.gaussian import (
     MEAN,
     PROCESSES,
@@ -19,9 +17,11 @@ from tests.diffusion.gaussian import (
     final_mean_and_spread,
     ode_error,
 )
+from torch import Tensor
+
 from wordbrush.diffusion.noise import NoiseSource
 from wordbrush.diffusion.plan import SamplingConfig
-from wordbrush.diffusion.prediction import network_denoiser
+from wordbrush.diffusion.prediction import get_prediction, network_denoiser
 from wordbrush.diffusion.process import BetaConfig
 from wordbrush.diffusion.samplers import SAMPLERS, get_sampler
 from wordbrush.diffusion.samplers.base import intervals
@@ -49,12 +49,12 @@ def test_every_sampler_is_tested() -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("sampler", ORDERS)
 def test_order_of_convergence(sampler: str, process: str) -> None:
-    """Between lambda -2.5 and 3, where nothing is singular, doubling the steps divides the error by 2 ** order."""
+    """Between lambda -2.5 and 3, where nothing is singular, 8 times the steps divide the error by 8 ** order."""
     coarse, fine = (
-        ode_error(sampler, PROCESSES[process], even_in_lambda(PROCESSES[process], 3.0, -2.5, n)) for n in (40, 80)
+        ode_error(sampler, PROCESSES[process], even_in_lambda(PROCESSES[process], 3.0, -2.5, n)) for n in (25, 200)
     )
-    order = math.log2(coarse / fine)
-    print(f"{sampler} on {process}: error {coarse:.1e} with 40 steps, {fine:.1e} with 80, order {order:.2f}")
+    order = math.log(coarse / fine, 8)
+    print(f"{sampler} on {process}: error {coarse:.1e} with 25 steps, {fine:.1e} with 200, order {order:.2f}")
     assert order > ORDERS[sampler] - 0.2
 
 
@@ -82,46 +82,41 @@ def test_stochastic_samplers_end_at_the_right_distribution(sampler: str, process
         errors.append((abs(mean - MEAN), abs(spread - SPREAD)))
     print(f"{sampler} on {process}: errors of mean and spread {errors[0]} with 25 steps, {errors[1]} with 200")
     assert errors[1][0] < 2e-3
-    assert errors[1][1] < 0.025
+    assert errors[1][1] < 0.03
     assert errors[1][1] < max(errors[0][1] / 3, 2e-3)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_lcm_with_an_exact_consistency_function(process: str) -> None:
     """LCM is for networks that jump along the trajectory; with one that does so exactly, its distribution is exact."""
-    chosen = PROCESSES[process]
-    times = [1.0, 0.7, 0.4, 0.0]
-    start = torch.full((6, 1, 1, 1), chosen.alpha(1.0) * MEAN, dtype=torch.float64)
-    draws = iter(torch.eye(6, dtype=torch.float64).reshape(6, 6, 1, 1, 1)[2:])
-    run = SAMPLERS["lcm"](
-        lambda x, t: exact_flow(chosen, x, t, 0.0), start, times, chosen, lambda: next(draws)
+    mean, spread = final_mean_and_spread(
+        "lcm", PROCESSES[process], [1.0, 0.7, 0.4, 0.0], lambda chosen, x, t: exact_flow(chosen, x, t, 0.0)
     )
-    end = list(run)[-1].x.flatten()
-    # only the last draw and x0's own spread at the last time remain: the map from there is linear and exact
-    t = times[-2]
-    response = (end[1:] - end[0]).square().sum().sqrt()
-    expected = SPREAD * chosen.sigma(t) / math.hypot(chosen.alpha(t) * SPREAD, chosen.sigma(t))
-    assert abs(float(end[0]) - MEAN) < 1e-9
-    assert response == pytest.approx(expected, rel=0.2)
-
-
-def a_network(x: Tensor, timestep: float) -> Tensor:
-    """Smooth, bounded, not linear, and different at each timestep and place."""
-    return torch.tanh(0.9 * x.roll(1, -1) - 0.4 * x + math.sin(timestep / 150.0))
+    assert mean == pytest.approx(MEAN, abs=1e-9)
+    assert spread == pytest.approx(SPREAD, abs=1e-9)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_zero_terminal_snr_with_v_prediction(sampler: str, schedule: str) -> None:
-    """sigma / alpha = 4096 at the first step: finite, and of the size that pictures have, in float32."""
+    """sigma / alpha = 4096 at the first step, in float32, with a network that is not quite exact: no blow-up."""
     config = SamplingConfig(noise=BetaConfig(zero_terminal_snr=True), prediction="v", sampler=sampler)
-    for steps in (1, 3, 20):
+    process = config.process
+
+    def network(x: Tensor, timestep: float) -> Tensor:
+        t = process.time_of_timestep(timestep)
+        v = get_prediction("v").from_x0(exact_x0(process, x, t), x, process.alpha(t), process.sigma(t))
+        return v + 0.02 * process.sigma(t) * torch.sin(5.0 * x.roll(1, -1) + timestep)
+
+    for steps in (3, 20):
         plan = config.plan(steps, schedule=schedule)
+        assert plan.times[0] == 1.0 or schedule == "ddim_uniform"
         noise = NoiseSource([3, 4], (4, 5, 5))
-        denoiser = network_denoiser(a_network, config.process, "v", plan.timestep)
-        states = [s.x for s in get_sampler(sampler)(denoiser, noise() * plan.start_scale, plan.times, config.process, noise)]
+        denoiser = network_denoiser(network, process, "v", plan.timestep)
+        run = get_sampler(sampler)(denoiser, noise() * plan.start_scale, plan.times, process, noise)
+        states = [step.x for step in run]
         assert all(x.isfinite().all() for x in states)
-        assert max(float(x.abs().max()) for x in states) < 12.0
+        assert max(float(x.abs().max()) for x in states) < 6.0
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

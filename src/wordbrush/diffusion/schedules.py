@@ -81,7 +81,7 @@ def normal(process: Process, steps: int, grid: Grid) -> list[float]:
 def ddim_uniform(process: Process, steps: int, grid: Grid) -> list[float]:
     """Whole strides up from the first timestep, so that the last one is left out ("leading")."""
     if not isinstance(process, DiscreteVP):
-        return _even(1.0 - 1.0 / steps + process.first_time, process.first_time, steps)
+        return _even(1.0, process.first_time, steps + 1)[1:]
     count = steps + 1 if grid.family is Family.MULTISTEP else steps
     stride = process.num_train_timesteps // count
     return _of_timesteps(process, np.arange(count)[::-1][:steps] * stride + grid.steps_offset)

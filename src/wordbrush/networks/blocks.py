@@ -31,7 +31,7 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor | None = None) -> torch.Tensor:
-        """x: (B, C, H, W); time: (B, T) embedding, already through SiLU. Returns (B, C', H, W)."""
+        """x: (B, C, H, W); time: (B or 1, T) embedding, already through SiLU. Returns (B, C', H, W)."""
         h = self.conv1(silu(self.norm1(x)))  # (B, C', H, W)
         if self.time_emb_proj is not None:
             h = h + self.time_emb_proj(time)[:, :, None, None]

@@ -140,7 +140,7 @@ class UNet(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (B, {config.in_channels}, h, w)")
         if not isinstance(context, PreparedContext):
             context = self.prepare_context(context)
-        time = silu(self._embed_time(timestep, added, guidance)).to(x.dtype).expand(len(x), -1)  # (B, T)
+        time = silu(self._embed_time(timestep, added, guidance)).to(x.dtype)  # (B or 1, T)
         x = self.conv_in(x)
         skips = [x]
         for down in self.down_blocks:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wordbrush.training.recipe import Optimiser
 
 # First and last layers, embeddings and gains are not hidden matrices: orthogonalising their updates harms (Jordan 2024).
-_NOT_HIDDEN = ("embedding", "conv_in", "conv_out", "logit_scale", "projection")
+_NOT_HIDDEN = ("embedding", "conv_in", "conv_out", "logit_scale", "projection", "head")
 
 
 def _as_matrix(weight: Tensor) -> Tensor:

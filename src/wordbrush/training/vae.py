@@ -74,11 +74,30 @@ class VAETask:
         return loss, figures
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
-        """Writes `vae/` with the scaling factor that brings latents of scenes to unit variance (Rombach 2022, appendix G)."""
+        """Writes `vae/`, its latents of scenes brought to zero mean and unit variance, channel by channel.
+
+        The shift and scale become the 1x1 convolutions that Stable Diffusion's autoencoder has between its encoder, the
+        latents and its decoder (`quant_conv`, `post_quant_conv`), so any reader of the format gets them right.
+        """
         network = AutoencoderKL(self.config)
         network.load_state_dict(averaged["vae"])
-        images = to_images(np.stack([render(sample_scene("train", self.recipe.seed + 1, index)) for index in range(256)]))
+        pixels = np.stack([render(sample_scene("train", self.recipe.seed + 1, index)) for index in range(512)])
         with torch.no_grad():
-            latents = torch.cat([network.encode_raw(part).mode() for part in images.split(32)])
-        config = replace(self.config, scaling_factor=round(1 / latents.std().item(), 5), sample_size=SIZE, force_upcast=False)
-        write_network(folder / "vae", config.to_dict(), averaged["vae"], dtype=torch.float32)
+            latents = torch.cat([network.encode_raw(part).mode() for part in to_images(pixels).split(32)])
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        count = self.config.latent_channels
+        weights = averaged["vae"] | {
+            "quant_conv.weight": torch.diag(torch.cat([1 / std, torch.ones(count)]))[..., None, None],
+            "quant_conv.bias": torch.cat([-mean / std, -2 * std.log()]),
+            "post_quant_conv.weight": torch.diag(std)[..., None, None],
+            "post_quant_conv.bias": mean,
+        }
+        config = replace(
+            self.config,
+            scaling_factor=1.0,
+            sample_size=SIZE,
+            force_upcast=False,
+            use_quant_conv=True,
+            use_post_quant_conv=True,
+        )
+        write_network(folder / "vae", config.to_dict(), weights, dtype=torch.float32)

@@ -16,7 +16,8 @@ _RELATIONS = {
     "below": ("below", "under", "beneath"),
 }
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-_PREFIXES = ("", "", "", "", "a picture of ", "a photo of ", "a drawing of ", "an image of ", "there is ", "here is ")
+_PREFIXES = ("", "", "", "", "a picture of ", "a photo of ", "a drawing of ", "an image of ")
+_ONE = ("there is ", "here is ")  # only before a lone thing
 
 
 def describe(item: SceneObject, count: int, rng: random.Random | None = None) -> str:
@@ -100,7 +101,7 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
         article = name if scene.style == "pixel art" else with_article(name)
         text = f"{article} of {text}" if rng.random() < 0.6 else f"{text}, {name}"
     else:
-        text = rng.choice(_PREFIXES) + text
+        text = rng.choice(_PREFIXES if len(scene.objects) > 1 else _PREFIXES + _ONE) + text
     if ground is None:
         return text
     wording = rng.random()

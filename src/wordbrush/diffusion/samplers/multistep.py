@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from torch import Tensor
 
 from wordbrush.diffusion.noise import Noise
@@ -41,14 +40,16 @@ def lms(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process,
 
 
 def _lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list[float]:
-    """The integral from start to end of each Lagrange basis polynomial on the nodes."""
-    found = []
-    for k, node in enumerate(nodes):
-        others = [other for j, other in enumerate(nodes) if j != k]
-        basis = np.poly1d(others, r=True) / math.prod(node - other for other in others)
-        primitive = np.polyint(basis)
-        found.append(float(primitive(end) - primitive(start)))
-    return found
+    """The integral from start to end of each Lagrange basis polynomial on the (at most 4) nodes.
+
+    Gauss' rule with two points is exact for polynomials up to degree 3.
+    """
+    middle, half = 0.5 * (start + end), 0.5 * (end - start)
+    points = (middle - half / math.sqrt(3.0), middle + half / math.sqrt(3.0))
+    return [
+        half * sum(math.prod((u - other) / (node - other) for other in nodes if other != node) for u in points)
+        for node in nodes
+    ]
 
 
 def pndm(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process, noise: Noise) -> Iterator[Step]:

@@ -21,8 +21,16 @@ from wordbrush.diffusion.samplers.base import (
     step_to,
 )
 
-# Zero terminal SNR begins at level 4096. A change of slope, times that, would be all error: that step goes without.
+# From a level so high, or over so long a step, the two slopes have nothing to do with each other, and half their
+# difference times the step would be all error: zero terminal SNR begins at 4096, schedules of 2 or 3 steps end so.
 _HIGHEST_LEVEL = 1000.0
+_LONGEST_STEP = 200.0
+
+
+def _can_average(process: Process, t: float, t_next: float) -> bool:
+    """Whether a second slope helps in the step from t to t_next."""
+    level = process.level(t)
+    return t_next > 0.0 and level < _HIGHEST_LEVEL and level < _LONGEST_STEP * process.level(t_next)
 
 
 def slope(x: Tensor, x0: Tensor, process: Process, t: float) -> Tensor:
@@ -36,7 +44,7 @@ def heun(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process
     for index, (t, t_next) in enumerate(intervals(times)):
         x0 = denoiser(x, t)
         ahead = step_to(x, x0, process, t, t_next)
-        if t_next > 0.0 and process.level(t) < _HIGHEST_LEVEL:
+        if _can_average(process, t, t_next):
             change = slope(ahead, denoiser(ahead, t_next), process, t_next) - slope(x, x0, process, t)
             ahead = ahead + change * (0.5 * process.scale(t_next) * (process.level(t_next) - process.level(t)))
         x = ahead
@@ -49,7 +57,7 @@ def dpm2(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Process
     for index, (t, t_next) in enumerate(intervals(times)):
         x0 = denoiser(x, t)
         ahead = step_to(x, x0, process, t, t_next)
-        if t_next > 0.0 and process.level(t) < _HIGHEST_LEVEL:
+        if _can_average(process, t, t_next):
             middle = process.time_of_level(math.sqrt(process.level(t) * process.level(t_next)))
             x_middle = step_to(x, x0, process, t, middle)
             change = slope(x_middle, denoiser(x_middle, middle), process, middle) - slope(x, x0, process, t)
@@ -65,7 +73,7 @@ def dpm2_a(denoiser: Denoiser, x: Tensor, times: Sequence[float], process: Proce
     """
     for index, (t, t_next) in enumerate(intervals(times)):
         x0 = denoiser(x, t)
-        if t_next <= 0.0 or from_pure_noise(process, t):
+        if from_pure_noise(process, t) or not _can_average(process, t, t_next):
             x = noisy_step_to(x, x0, process, t, t_next, noise)
         else:
             middle = step_to(x, x0, process, t, t_next)

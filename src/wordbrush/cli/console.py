@@ -1,0 +1,89 @@
+"""What all commands share. Results go to standard output; notes, progress and errors go to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+Advance = Callable[[], None]
+
+# Seconds between the lines of a log.
+LOG_INTERVAL = 10.0
+
+
+def result(text: str) -> None:
+    """A line of the result."""
+    typer.echo(text)
+
+
+def json_result(content: Mapping[str, Any]) -> None:
+    """The machine-readable result: one JSON object, the only thing on standard output."""
+    typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def note(text: str) -> None:
+    """Something the user should know."""
+    typer.echo(f"note: {text}", err=True)
+
+
+def error(text: str) -> None:
+    """Why the command ends."""
+    typer.echo(f"error: {text}", err=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """Calls `advance()` once for each of `total` units: a bar with the time left on a terminal, lines now and then in a log."""
+    if sys.stderr.isatty():
+        with _bar(title, total) as advance:
+            yield advance
+    else:
+        yield _log_lines(title, total)
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, about"),
+        TimeRemainingColumn(compact=True), TextColumn("left,"), TimeElapsedColumn(), TextColumn("so far"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _log_lines(title: str, total: int) -> Advance:
+    started = last = time.monotonic()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, last
+        done += 1
+        now = time.monotonic()
+        if now - last >= LOG_INTERVAL and done < total:
+            last = now
+            left = (now - started) / done * (total - done)
+            typer.echo(f"{title}: step {done} of {total}, about {duration(left)} left", err=True)
+
+    return advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "0.8 s", "12 s", "3 min 5 s", "2 h 10 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,100 @@
+"""Many pictures on one: contact sheets, and the film strip of a trajectory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+GAP = 8
+PAPER, INK = "white", "#333333"
+# Pictures smaller than this are enlarged by a whole factor, so that labels fit and pixels stay sharp.
+LEAST_SIDE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One column of a film strip: a label, x_t decoded, and the predicted x0 (None before the first step)."""
+
+    label: str
+    noisy: Image.Image
+    clean: Image.Image | None
+
+
+def contact_sheet(pictures: Sequence[Image.Image], labels: Sequence[str], columns: int | None = None) -> Image.Image:
+    """Pictures of one size in a grid, each with its label below in at most two lines.
+
+    columns: by default about as many as there are rows.
+    """
+    if not pictures or len(pictures) != len(labels):
+        raise ValueError(f"{len(pictures)} pictures with {len(labels)} labels; give one label for each of at least one")
+    pictures = [_enlarged(picture) for picture in pictures]
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    font = _font()
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
+    band = 2 * _line_height(font) + GAP
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + band + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        left, top = GAP + number % columns * (width + GAP), GAP + number // columns * (height + band + GAP)
+        sheet.paste(picture, (left, top))
+        text = "\n".join(_wrapped(label, width, font)[:2])
+        draw.multiline_text((left, top + height + GAP // 2), text, fill=INK, font=font)
+    return sheet
+
+
+def film_strip(frames: Sequence[Frame]) -> Image.Image:
+    """The way from noise to picture: a column a step, x_t above, the predicted x0 below, labels on top."""
+    font, line = _font(), _line_height(_font())
+    noisy = [_enlarged(frame.noisy) for frame in frames]
+    width, height = noisy[0].size
+    margin = max(math.ceil(font.getlength(text)) for text in ("x", "x0")) + 2 * GAP
+    strip = Image.new("RGB", (margin + len(frames) * (width + GAP), line + 2 * height + 4 * GAP), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for row, text in enumerate(("x", "x0")):
+        draw.text((GAP, line + 2 * GAP + row * (height + GAP) + height // 2), text, fill=INK, font=font, anchor="lm")
+    for number, frame in enumerate(frames):
+        left, top = margin + number * (width + GAP), line + 2 * GAP
+        draw.text((left + width // 2, GAP), frame.label, fill=INK, font=font, anchor="mt")
+        strip.paste(noisy[number], (left, top))
+        if frame.clean is not None:
+            strip.paste(_enlarged(frame.clean), (left, top + height + GAP))
+    return strip
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = math.ceil(LEAST_SIDE / max(picture.size))
+    size = (picture.width * factor, picture.height * factor)
+    return picture if factor <= 1 else picture.resize(size, Image.Resampling.NEAREST)
+
+
+def _font() -> FreeTypeFont:
+    font = ImageFont.load_default(size=12)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise TypeError("this Pillow was built without FreeType, which draws the labels; install Pillow's own wheel")
+    return font
+
+
+def _line_height(font: FreeTypeFont) -> int:
+    return sum(font.getmetrics()) + 2
+
+
+def _wrapped(text: str, width: int, font: FreeTypeFont) -> list[str]:
+    """The text in lines that fit the width; a word longer than a line is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            while len(word) > 1 and font.getlength(word) > width:
+                word = word[:-1]
+            lines.append(word)
+    return lines
