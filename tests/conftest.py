@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import wordbrush
+
 TINY_SIDE = 32
 """Pixels along each side of a tiny model's default picture."""
 
@@ -81,7 +83,7 @@ def make_sd_folder(folder: Path, tokenizer_files: Path, scheduler: object) -> No
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # noqa: TID251
+        torch.manual_seed(0)
         unet = UNet2DConditionModel(
             sample_size=TINY_SIDE // 4, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -109,3 +111,9 @@ def make_sd_folder(folder: Path, tokenizer_files: Path, scheduler: object) -> No
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tiny_v_folder: Path) -> wordbrush.Pipeline:
+    """The v-prediction model in float32; nothing in it may be changed."""
+    return wordbrush.load(tiny_v_folder, dtype="float32")

@@ -6,7 +6,7 @@
     result = pipe("a fox on a blue background", seed=7)
     result.images[0].save("fox.png")
 
-The names below are loaded when they are first used, so that importing the package, and `wordbrush --help`, take no time.
+The names below are loaded when first used, so that importing the package, and `wordbrush --help`, take no time.
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from wordbrush.errors import RequestError
-from wordbrush.request import GenerationRequest
 
 SAMPLER_LABELS = {
     "ddpm": "DDPM",
@@ -64,35 +63,37 @@ _PROVENANCE = {"Model hash", "Version", "User", "Lora hashes", "TI hashes", "VAE
 
 @dataclass(frozen=True)
 class Infotext:
-    """A `parameters` text understood: the request, and the keys and values that have no meaning here."""
+    """A `parameters` text understood.
 
-    request: GenerationRequest
+    Attributes:
+        fields: of a `GenerationRequest`, by name.
+        ignored: the keys and values that have no meaning here.
+    """
+
+    fields: dict[str, Any]
     ignored: dict[str, str]
 
 
-def write_infotext(request: GenerationRequest, extras: Mapping[str, str]) -> str:
-    """The text for a request that asks for one picture. `None` values are left out; `extras` come last."""
-    if request.pictures != 1:
-        raise RequestError(f"an infotext describes one picture, this request asks for {request.pictures}")
-    size = None if request.width is None or request.height is None else f"{request.width}x{request.height}"
-    interval = request.guidance_interval
+def write_infotext(fields: Mapping[str, Any], extras: Mapping[str, str]) -> str:
+    """The text for the fields of a filled-in request for one picture. None is left out; `extras` come last."""
+    width, height, interval = fields["width"], fields["height"], fields["guidance_interval"]
     pairs: dict[str, Any] = {
-        "Steps": request.steps,
-        "Sampler": SAMPLER_LABELS.get(request.sampler or ""),
-        "Schedule type": SCHEDULE_LABELS.get(request.schedule or ""),
-        "CFG scale": request.guidance,
-        "Seed": request.seed,
-        "Size": size,
-        "Model": request.model,
-        "Denoising strength": None if request.image is None else request.strength,
-        "CFG rescale": request.guidance_rescale or None,
+        "Steps": fields["steps"],
+        "Sampler": SAMPLER_LABELS.get(fields["sampler"]),
+        "Schedule type": SCHEDULE_LABELS.get(fields["schedule"]),
+        "CFG scale": fields["guidance"],
+        "Seed": fields["seed"],
+        "Size": None if width is None or height is None else f"{width}x{height}",
+        "Model": fields["model"],
+        "Denoising strength": None if fields["image"] is None else fields["strength"],
+        "CFG rescale": fields["guidance_rescale"] or None,
         "CFG interval": None if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
-        "Timesteps": None if request.timesteps is None else " ".join(map(str, request.timesteps)),
+        "Timesteps": None if fields["timesteps"] is None else " ".join(map(str, fields["timesteps"])),
         **extras,
     }
     line = ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None)
-    negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
-    return f"{request.prompts[0]}{negative}\n{line}".strip()
+    negative = f"\nNegative prompt: {fields['negative_prompt']}" if fields["negative_prompt"] else ""
+    return f"{fields['prompt']}{negative}\n{line}".strip()
 
 
 def read_infotext(text: str) -> Infotext:
@@ -102,7 +103,7 @@ def read_infotext(text: str) -> Infotext:
     """
     prompt, negative, pairs = _split(text)
     fields: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
-    readers = {
+    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
         "Steps": ("steps", int),
         "CFG scale": ("guidance", float),
         "Seed": ("seed", int),
@@ -124,7 +125,7 @@ def read_infotext(text: str) -> Infotext:
     if "timesteps" in fields:
         fields.pop("schedule", None)
     ignored = {key: value for key, value in pairs.items() if key not in _PROVENANCE}
-    return Infotext(request=GenerationRequest(**fields), ignored=ignored)
+    return Infotext(fields=fields, ignored=ignored)
 
 
 def _split(text: str) -> tuple[str, str, dict[str, str]]:

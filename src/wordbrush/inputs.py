@@ -59,7 +59,9 @@ class InputPicture:
         if self.picture is not None:
             return cast("Image.Image", self.picture)
         if self.path is None:
-            raise RequestError(f"the input picture with sha256 {self.sha256} is not at hand; give it as image= or mask=")
+            raise RequestError(
+                f"the input picture with sha256 {self.sha256} is not at hand; give it as image= or mask="
+            )
         picture = open_picture(self.path)
         found = pixel_hash(picture)
         if self.sha256 is not None and found != self.sha256:

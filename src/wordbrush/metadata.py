@@ -1,7 +1,7 @@
 """PNG files that carry the request which painted them, written whole or not at all.
 
-A file has two text chunks: `parameters`, which the tools of this field read, and `wordbrush`, a JSON object with the full
-request, the version and the hash of the model's weights, from which `wordbrush replay` paints the picture again.
+A file has two text chunks: `parameters`, which the tools of this field read, and `wordbrush`, a JSON object with the
+full request, the version and the hash of the model's weights, from which `wordbrush replay` paints the picture again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordbrush.errors import RequestError, WorkFailed
+from wordbrush.infotext import read_infotext
 from wordbrush.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -26,18 +27,31 @@ CHUNK = "wordbrush"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What decides a picture's pixels beside its request; None where it is not known.
+
+    Attributes:
+        version: of Wordbrush.
+        model_hash: first ten hex digits of the SHA-256 over the U-Net's weight files.
+        dtype: the number format the networks ran in, which decides the last bits.
+    """
+
+    version: str | None = None
+    model_hash: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
-    """What a saved picture says of itself."""
+    """What a saved picture says of itself.
+
+    Attributes:
+        ignored: settings of another program that have no meaning here.
+    """
 
     request: GenerationRequest
-    version: str | None = None
-    """The Wordbrush version that painted it; None when another program wrote the file."""
-    model_hash: str | None = None
-    """First ten hex digits of the SHA-256 over the model's weights."""
-    dtype: str | None = None
-    """The number format the networks ran in: it decides the last bits of a picture."""
+    origin: Origin = Origin()
     ignored: dict[str, str] | None = None
-    """Settings of another program that have no meaning here."""
 
 
 def png_bytes(image: Image.Image, metadata: PictureMetadata) -> bytes:
@@ -45,16 +59,11 @@ def png_bytes(image: Image.Image, metadata: PictureMetadata) -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     extras = {
-        "Model hash": metadata.model_hash,
-        "Version": None if metadata.version is None else f"wordbrush {metadata.version}",
+        "Model hash": metadata.origin.model_hash,
+        "Version": None if metadata.origin.version is None else f"wordbrush {metadata.origin.version}",
     }
     infotext = metadata.request.to_infotext({key: value for key, value in extras.items() if value is not None})
-    record = {
-        "version": metadata.version,
-        "model_hash": metadata.model_hash,
-        "dtype": metadata.dtype,
-        "request": json.loads(metadata.request.to_json()),
-    }
+    record = {**asdict(metadata.origin), "request": metadata.request.to_dict()}
     info = PngInfo()
     info.add_text("parameters", infotext)
     info.add_text(CHUNK, json.dumps(record, ensure_ascii=True))
@@ -81,23 +90,21 @@ def read_metadata(path: str | Path) -> PictureMetadata:
     if CHUNK in texts:
         return _own_record(path, texts[CHUNK])
     if "parameters" in texts:
-        from wordbrush.infotext import read_infotext
-
         understood = read_infotext(texts["parameters"])
-        return PictureMetadata(request=understood.request, ignored=understood.ignored)
+        return PictureMetadata(request=GenerationRequest.from_dict(understood.fields), ignored=understood.ignored)
     raise RequestError(f"{str(path)!r} carries no request; only pictures saved with their settings can be replayed")
 
 
 def _own_record(path: str | Path, text: str) -> PictureMetadata:
     try:
         record = json.loads(text)
-        fields = record["request"]
-        origin = {name: record.get(name) for name in ("version", "model_hash", "dtype")}
-        if not isinstance(fields, dict) or not all(value is None or isinstance(value, str) for value in origin.values()):
+        request = record["request"]
+        origin = {field.name: record.get(field.name) for field in fields(Origin)}
+        if not isinstance(request, dict) or not all(isinstance(value, str | None) for value in origin.values()):
             raise ValueError("a field has the wrong type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"the request inside {str(path)!r} is damaged: {error}") from error
-    return PictureMetadata(request=GenerationRequest.from_dict(fields), **origin)
+    return PictureMetadata(request=GenerationRequest.from_dict(request), origin=Origin(**origin))
 
 
 def write_whole(path: Path, data: bytes) -> Path:

@@ -11,9 +11,10 @@ import difflib
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,16 +27,14 @@ from pydantic import (
 )
 
 from wordbrush.errors import RequestError
+from wordbrush.infotext import read_infotext, write_infotext
 from wordbrush.inputs import InputNoise, InputPicture
 
-SamplerName = Literal[
+SAMPLER_NAMES = (
     "ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm2", "dpm2_a", "lms", "dpmpp_2s_a", "dpmpp_2m",
     "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis", "lcm",
-]  # fmt: skip
-ScheduleName = Literal["normal", "ddim_uniform", "sgm_uniform", "simple", "karras", "exponential", "beta", "ays"]
-
-SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
-SCHEDULE_NAMES: tuple[str, ...] = get_args(ScheduleName)
+)  # fmt: skip
+SCHEDULE_NAMES = ("normal", "ddim_uniform", "sgm_uniform", "simple", "karras", "exponential", "beta", "ays")
 
 LARGEST_SEED = 2**63 - 1
 
@@ -44,6 +43,15 @@ def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a number is wanted, not true or false")
     return value
+
+
+def _one_of(names: tuple[str, ...]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"there is no such name; there are {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _prompt(value: Any) -> Any:
@@ -58,6 +66,8 @@ def _prompt(value: Any) -> Any:
 
 Integer = Annotated[int, BeforeValidator(_refuse_bool)]
 Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+SamplerName = Annotated[str, _one_of(SAMPLER_NAMES), WithJsonSchema({"type": "string", "enum": list(SAMPLER_NAMES)})]
+ScheduleName = Annotated[str, _one_of(SCHEDULE_NAMES), WithJsonSchema({"type": "string", "enum": list(SCHEDULE_NAMES)})]
 Picture = Annotated[
     InputPicture,
     PlainValidator(InputPicture.parse),
@@ -146,7 +156,9 @@ class GenerationRequest(_Checked):
         if self.image is None and "strength" in self.model_fields_set and self.strength != 0.7:
             raise ValueError(f"strength={self.strength} has no meaning without image; give image as well")
         if self.latents is not None and self.latents.shape[0] != self.pictures:
-            raise ValueError(f"latents hold noise for {self.latents.shape[0]} pictures, the request asks for {self.pictures}")
+            raise ValueError(
+                f"latents hold noise for {self.latents.shape[0]} pictures, the request asks for {self.pictures}"
+            )
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high <= 1:
@@ -206,9 +218,14 @@ class GenerationRequest(_Checked):
         """The fields that were given, as objects (not as JSON)."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
+    def to_dict(self) -> dict[str, Any]:
+        """The request as JSON values, without what has no meaning: fields that are None, strength without image."""
+        without = {"strength"} if self.image is None else set()
+        return self.model_dump(mode="json", exclude_none=True, exclude=without)
+
     def to_json(self) -> str:
-        """The request as JSON on one line, without the fields that are None."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), ensure_ascii=True)
+        """`to_dict` on one line."""
+        return json.dumps(self.to_dict(), ensure_ascii=True)
 
     @classmethod
     def from_json(cls, text: str) -> GenerationRequest:
@@ -223,16 +240,15 @@ class GenerationRequest(_Checked):
 
     def to_infotext(self, extras: Mapping[str, str] | None = None) -> str:
         """The A1111 `parameters` text of a filled-in request for one picture; `extras` are appended as given."""
-        from wordbrush.infotext import write_infotext
-
-        return write_infotext(self, extras or {})
+        if self.pictures != 1:
+            raise RequestError(f"an infotext describes one picture, this request asks for {self.pictures}")
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return write_infotext(fields | {"prompt": self.prompts[0]}, extras or {})
 
     @classmethod
     def from_infotext(cls, text: str) -> GenerationRequest:
-        """Reads an A1111 `parameters` text; `wordbrush.infotext.read_infotext` also says what was left aside."""
-        from wordbrush.infotext import read_infotext
-
-        return read_infotext(text).request
+        """Reads an A1111 `parameters` text; `infotext.read_infotext` also says what has no meaning here."""
+        return cls.from_dict(read_infotext(text).fields)
 
 
 def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
@@ -240,7 +256,8 @@ def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     problem = error.errors(include_url=False)[0]
     name = str(problem["loc"][0]) if problem["loc"] else ""
     given = problem.get("input")
-    shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."
+    shown = " ".join(repr(given).split())
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     if problem["type"] == "extra_forbidden":
         known = sorted(model.model_fields)
         close = difflib.get_close_matches(name, known, n=1)
@@ -248,10 +265,7 @@ def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown option {name!r}{hint} The options are {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{name} is missing; give it"
-    if problem["type"] == "literal_error":
-        return f"unknown {name} {given!r}; there are {problem['ctx']['expected']}"
     reason = str(problem.get("ctx", {}).get("error", problem["msg"]))
     if not name:
         return reason
     return f"{name}={shown} does not fit: {reason[:1].lower() + reason[1:]}"
-

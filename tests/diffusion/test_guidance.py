@@ -74,7 +74,7 @@ def test_interval() -> None:
 
 
 def test_impossible_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="rescale=1.5"):
+    with pytest.raises(ValueError, match=r"rescale=1\.5"):
         Guidance(rescale=1.5)
     with pytest.raises(ValueError, match="interval="):
         Guidance(interval=(0.8, 0.2))

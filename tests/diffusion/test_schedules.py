@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from tests.diffusion.gaussian import PROCESSES
 
@@ -40,7 +42,7 @@ def test_known_timesteps() -> None:
 
 def test_karras_is_even_in_the_seventh_root() -> None:
     roots = [VP.level(t) ** (1 / 7) for t in schedule_times("karras", VP, 6)[:-1]]
-    gaps = [before - after for before, after in zip(roots, roots[1:], strict=False)]
+    gaps = [before - after for before, after in pairwise(roots)]
     assert gaps == pytest.approx([gaps[0]] * 5)
     assert (roots[0] ** 7, roots[-1] ** 7) == pytest.approx((14.6146, 0.0292), abs=1e-4)
 

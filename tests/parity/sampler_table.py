@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from wordbrush.diffusion.guidance import clipped
 from wordbrush.diffusion.plan import SamplingConfig
 from wordbrush.diffusion.prediction import get_prediction, network_denoiser
 from wordbrush.diffusion.process import BetaConfig, DiscreteVP, Process
@@ -120,6 +121,8 @@ def our_run(sampling: SamplingConfig, case: Case) -> Tensor:
     start, *draws = noises(2 * case.steps + 2)
     process = sampling.process
     denoiser = network_denoiser(network(process, sampling.prediction), process, sampling.prediction, plan.timestep)
+    if sampling.clip_x0 is not None:
+        denoiser = clipped(denoiser, sampling.clip_x0)
     run = get_sampler(sampling.sampler)(denoiser, start * plan.start_scale, plan.times, process, iter(draws).__next__)
     return list(run)[-1].x
 
@@ -306,6 +309,9 @@ KNOWN_DIFFERENCES = {
     ),
     "DDIM, trailing spacing, 30 steps (not a divisor of 1000): the same": case_of(
         "ddim", steps=30, timestep_spacing="trailing"
+    ),
+    "DDIM, clip_sample: clips x0 but goes on with the noise that belonged to the unclipped one": case_of(
+        "ddim", steps=20, clip_sample=True, clip_sample_range=0.8
     ),
     "PNDM, v-prediction: extrapolates v where the paper extrapolates eps": case_of(
         "pndm", steps=20, prediction_type="v_prediction"

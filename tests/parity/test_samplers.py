@@ -126,6 +126,12 @@ def test_timesteps_in_place_of_a_schedule(sampler: str, timesteps: tuple[int, ..
     assert agrees(case_of(sampler, timesteps=timesteps), sampler)
 
 
+@pytest.mark.parametrize("limit", [0.5, 1.0])
+@pytest.mark.parametrize("sampler", ["ddpm", "lcm"])
+def test_clipped_estimates(sampler: str, limit: float) -> None:
+    assert agrees(case_of(sampler, clip_sample=True, clip_sample_range=limit), sampler)
+
+
 @pytest.mark.parametrize("steps", [10, 20])
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wordbrush.cli import console, explain, generate, models, replay
+from wordbrush.cli import console, data, evaluate, explain, generate, models, replay, train
 from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 
 # Each module adds its commands with `register(app)`; the order is that of `wordbrush --help`.
-COMMANDS = (generate, replay, explain, models)
+COMMANDS = (generate, replay, explain, models, data, train, evaluate)
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130
 

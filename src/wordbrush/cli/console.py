@@ -39,7 +39,7 @@ def error(text: str) -> None:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """Calls `advance()` once for each of `total` units: a bar with the time left on a terminal, lines now and then in a log."""
+    """Gives `advance`, to be called after each of `total` steps: a bar on a terminal, a line now and then in a log."""
     if sys.stderr.isatty():
         with _bar(title, total) as advance:
             yield advance
@@ -50,7 +50,14 @@ def progress(title: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, about"),

@@ -13,18 +13,25 @@ from wordbrush.request import SAMPLER_NAMES, SCHEDULE_NAMES
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A diffusers folder or a hub id.", show_default="the embedded model")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Picture i draws its noise from seed + i.", show_default="drawn")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Picture i draws its noise from seed + i.", show_default="drawn")
+]
 Steps = Annotated[int | None, typer.Option("--steps", help="How many times x is refined.", show_default="the model's")]
 Guidance = Annotated[
-    float | None, typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off.", show_default="the model's")
+    float | None,
+    typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off.", show_default="the model's"),
 ]
 GuidanceRescale = Annotated[
     float | None,
-    typer.Option("--guidance-rescale", help="0 to 1: take back contrast that guidance adds.", show_default="the model's"),
+    typer.Option(
+        "--guidance-rescale", help="0 to 1: take back contrast that guidance adds.", show_default="the model's"
+    ),
 ]
 GuidanceInterval = Annotated[
     str | None,
-    typer.Option("--guidance-interval", metavar="LOW,HIGH", help="Guide only at these t; 1 is noise.", show_default="0,1"),
+    typer.Option(
+        "--guidance-interval", metavar="LOW,HIGH", help="Guide only at these t; 1 is noise.", show_default="0,1"
+    ),
 ]
 Sampler = Annotated[
     str | None, typer.Option("--sampler", help=f"One of {', '.join(SAMPLER_NAMES)}.", show_default="the model's")

@@ -72,7 +72,9 @@ class ClipTokenizer:
         for role in ("bos", "eos", "pad", "unk"):
             token = getattr(special, role)
             if token not in vocab:
-                raise ModelFileError(f"the tokenizer's {role} token {token!r} is not in its vocabulary of {len(vocab)} pieces")
+                raise ModelFileError(
+                    f"the tokenizer's {role} token {token!r} is not in its vocabulary of {len(vocab)} pieces"
+                )
         if max_length < 3:
             raise ModelFileError(f"model_max_length={max_length} leaves no room for a word; at least 3 is needed")
         self.vocab = dict(vocab)
@@ -82,7 +84,7 @@ class ClipTokenizer:
         self.bos_id, self.eos_id, self.pad_id = (vocab[token] for token in (special.bos, special.eos, special.pad))
         try:
             self._backend = _byte_pair_encoder(self.vocab, self.merges, special)
-        except Exception as error:  # noqa: BLE001  the library raises bare Exception for a bad merge list
+        except Exception as error:  # the library raises nothing more special for a bad merge list
             raise ModelFileError(f"the tokenizer's merges do not fit its vocabulary: {error}") from error
 
     @classmethod
@@ -116,7 +118,12 @@ class ClipTokenizer:
     def files(self) -> dict[str, str]:
         """The files of a tokenizer folder, name -> text, which transformers opens as CLIPTokenizer."""
         special = {f"{role}_token": getattr(self.special, role) for role in ("bos", "eos", "pad", "unk")}
-        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.max_length, "do_lower_case": True, **special}
+        config = {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": self.max_length,
+            "do_lower_case": True,
+            **special,
+        }
         merges = "".join(f"{first} {second}\n" for first, second in self.merges)
         return {
             "vocab.json": json.dumps(self.vocab, ensure_ascii=False),
@@ -191,7 +198,7 @@ def _read_backend_file(path: Path) -> tuple[dict[str, int], list[tuple[str, str]
         if model["type"] != "BPE" or any(len(pair) != 2 for pair in merges):
             raise ValueError("it is not a byte-pair encoding")
         added = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
-        return {**model["vocab"], **added}, merges
+        return {**model["vocab"], **added}, merges  # type: ignore[return-value]  # the lengths were checked
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"the tokenizer file {path} is not a CLIP tokenizer: {error}") from error
 

@@ -113,7 +113,8 @@ def _squared_cosine(count: int, start: float, end: float) -> np.ndarray:
     """Nichol & Dhariwal 2021, eq. 17; each beta is capped at 0.999. `start` and `end` have no part in it."""
     del start, end
     alpha_bar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    betas: np.ndarray = np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    return betas
 
 
 BETA_SCHEDULES = {
@@ -314,7 +315,7 @@ class RectifiedFlow:
 
     def time_of_lambda(self, lambda_: float) -> float:
         """Inverse of `lambda_`."""
-        return self._time_of_sigma(1.0 / (1.0 + math.exp(min(lambda_, 700.0))))
+        return 0.0 if lambda_ > 700.0 else self._time_of_sigma(1.0 / (1.0 + math.exp(lambda_)))
 
     def _time_of_sigma(self, sigma: float) -> float:
         return sigma / (self.shift - (self.shift - 1.0) * sigma)

@@ -1,10 +1,10 @@
 """A Stable Diffusion model as a diffusers pipeline folder, read and written.
 
-    model_index.json            which class each part is
-    unet/ vae/ text_encoder/    config.json and weights
-    tokenizer/                  vocab.json, merges.txt
-    scheduler/                  scheduler_config.json
-    wordbrush.json, words.json  optional, ours: the defaults of a request, and the words seen in training
+model_index.json            which class each part is
+unet/ vae/ text_encoder/    config.json and weights
+tokenizer/                  vocab.json, merges.txt
+scheduler/                  scheduler_config.json
+wordbrush.json, words.json  optional, ours: the defaults of a request, and the words seen in training
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from wordbrush.request import ModelDefaults
 M = TypeVar("M", bound=nn.Module)
 
 # part -> (the class that model_index.json must name, the file name of its weights without ending)
-_NETWORKS = {
+NETWORKS = {
     "unet": ("UNet2DConditionModel", "diffusion_pytorch_model"),
     "vae": ("AutoencoderKL", "diffusion_pytorch_model"),
     "text_encoder": ("CLIPTextModel", "model"),
@@ -95,24 +95,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_index(folder: Path, index: Mapping[str, Any]) -> None:
-    for part, (wanted, _) in _NETWORKS.items():
+    for part, (wanted, _) in NETWORKS.items():
         entry = index.get(part)
         found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
         if found != wanted:
             pipeline = index.get("_class_name")
             raise ModelFileError(
-                f"{folder} holds a {pipeline} whose {part} is {found}; this version opens Stable Diffusion 1 and 2 folders, "
-                f"where it is {wanted}"
+                f"{folder} holds a {pipeline} whose {part} is {found}; this version opens Stable Diffusion 1 and 2 "
+                f"folders, where it is {wanted}"
             )
     second = index.get("text_encoder_2")
     if isinstance(second, list) and second[0] is not None:
-        raise ModelFileError(f"{folder} holds a {index.get('_class_name')} with two text encoders, which this version cannot run")
+        raise ModelFileError(
+            f"{folder} holds a {index.get('_class_name')} with two text encoders, which this version cannot run"
+        )
 
 
 def _read_network(folder: Path, part: str, make: Callable[[dict[str, Any]], M]) -> M:
     place = folder / part
     config = read_json(place / "config.json")
-    tensors = _current_names(part, read_weights(find_weights(place, _NETWORKS[part][1])))
+    tensors = _current_names(part, read_weights(find_weights(place, NETWORKS[part][1])))
     try:
         return build(lambda: make(config), tensors, place)
     except ModelFileError:
@@ -151,18 +153,16 @@ def _scheduler(folder: Path, config: Mapping[str, Any]) -> SamplingConfig:
 def _check_fit(folder: Path, unet: UNet, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: ClipTokenizer) -> None:
     """The parts must be made for each other; otherwise the first picture would fail deep inside a network."""
     channels, latents = unet.config.in_channels, vae.config.latent_channels
-    pairs = {
-        f"the U-Net takes {channels} channels, the VAE makes {latents}": channels == latents,
-        f"the U-Net attends to {unet.config.cross_attention_dim} numbers a token, the text encoder gives "
-        f"{text.config.hidden_size}": unet.config.cross_attention_dim == text.config.hidden_size,
-        f"the tokenizer has ids up to {max(tokenizer.vocab.values())}, the text encoder knows {text.config.vocab_size}": max(
-            tokenizer.vocab.values()
-        )
-        < text.config.vocab_size,
-        f"the tokenizer makes {tokenizer.max_length} tokens, the text encoder takes "
-        f"{text.config.max_position_embeddings}": tokenizer.max_length <= text.config.max_position_embeddings,
-    }
-    for problem, fits in pairs.items():
+    wide, width = unet.config.cross_attention_dim, text.config.hidden_size
+    last, words = max(tokenizer.vocab.values()), text.config.vocab_size
+    long, length = tokenizer.max_length, text.config.max_position_embeddings
+    pairs = (
+        (channels == latents, f"the U-Net takes {channels} channels, the VAE makes {latents}"),
+        (wide == width, f"the U-Net reads {wide} numbers a token, the text encoder gives {width}"),
+        (last < words, f"the tokenizer has ids up to {last}, the text encoder knows {words}"),
+        (long <= length, f"the tokenizer makes {long} tokens, the text encoder takes {length}"),
+    )
+    for fits, problem in pairs:
         if not fits:
             raise ModelFileError(f"the parts of {folder} do not belong together: {problem}")
 
@@ -180,7 +180,10 @@ def _defaults(folder: Path, unet: UNet, vae: AutoencoderKL, scheduler: SamplingC
     }
     path = folder / "wordbrush.json"
     if path.exists():
-        fields.update(read_json(path).get("defaults", {}))
+        content = read_json(path)
+        if set(content) != {"defaults"} or not isinstance(content["defaults"], dict):
+            raise ModelFileError(f"{path} must hold one object, 'defaults', and nothing else; it holds {list(content)}")
+        fields.update(content["defaults"])
     try:
         return ModelDefaults(**fields)
     except RequestError as error:
@@ -204,7 +207,7 @@ def weights_hash(parts: ModelParts) -> str | None:
     if parts.source is None:
         return None
     digest = hashlib.sha256()
-    for path in find_weights(parts.source / "unet", _NETWORKS["unet"][1]):
+    for path in find_weights(parts.source / "unet", NETWORKS["unet"][1]):
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -266,7 +269,7 @@ def _write_parts(parts: ModelParts, folder: Path) -> None:
         place = folder / part
         place.mkdir()
         _write_json(place / "config.json", configs[part])
-        write_tensors(place / f"{_NETWORKS[part][1]}.safetensors", _stored_weights(parts, part, network))
+        write_tensors(place / f"{NETWORKS[part][1]}.safetensors", _stored_weights(parts, part, network))
     (folder / "scheduler").mkdir()
     scheduler = parts.scheduler_json or write_scheduler_config(parts.scheduler)
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -306,7 +309,7 @@ def _stored_weights(parts: ModelParts, part: str, network: nn.Module) -> dict[st
         return current
     stored: dict[str, torch.Tensor] = {}
     with contextlib.suppress(ModelFileError):  # the folder it came from may be gone by now
-        stored = _current_names(part, read_weights(find_weights(parts.source / part, _NETWORKS[part][1])))
+        stored = _current_names(part, read_weights(find_weights(parts.source / part, NETWORKS[part][1])))
     result = {}
     for name, tensor in current.items():
         before = stored.get(name)

@@ -31,13 +31,17 @@ def open_model(name: str | Path | None = None, *, revision: str | None = None) -
     local = embedded_folder() if name is None or name == EMBEDDED else Path(name).expanduser()
     hub = not local.exists() and _HUB_ID.fullmatch(str(name)) is not None
     if revision is not None and not hub:
-        raise RequestError(f"revision={revision!r} has a meaning only for a hub id such as 'owner/name', not for {name!r}")
+        raise RequestError(
+            f"revision={revision!r} has a meaning only for a hub id such as 'owner/name', not for {name!r}"
+        )
     if hub:
         return read_folder(_download(str(name), revision), name=str(name))
     if local.is_file():
         raise ModelFileError(f"{local} is a single file; this version opens diffusers folders and hub ids")
     if not local.exists():
-        raise ModelFileError(f"there is no model {str(name or EMBEDDED)!r}: no folder of that name, and not a hub id 'owner/name'")
+        raise ModelFileError(
+            f"there is no model {str(name or EMBEDDED)!r}: no folder of that name, and not a hub id 'owner/name'"
+        )
     return read_folder(local, name=EMBEDDED if name is None else str(name))
 
 
@@ -54,4 +58,6 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ModelFileError(f"there is no folder {name!r} here, and the hub model of that name cannot be had: {reason}") from error
+        raise ModelFileError(
+            f"there is no folder {name!r} here, and the hub model of that name cannot be had: {reason}"
+        ) from error

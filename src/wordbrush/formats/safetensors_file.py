@@ -59,13 +59,15 @@ def read_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
-            if length is None or not 2 <= length <= LARGEST_HEADER:
+            prefix = file.read(9)
+            length = struct.unpack("<Q", prefix[:8])[0] if len(prefix) == 9 else 0
+            if prefix[8:] != b"{" or length > LARGEST_HEADER:
                 raise ModelFileError(f"{path} is not a safetensors file; {_looks_like(prefix)}")
             if 8 + length > size:
-                raise ModelFileError(f"{path} is cut short: its header needs {8 + length} bytes, the file has {size}; copy it again")
-            text = file.read(length)
+                raise ModelFileError(
+                    f"{path} is cut short: its header needs {8 + length} bytes, the file has {size}; copy it again"
+                )
+            text = b"{" + file.read(length - 1)
     except FileNotFoundError as error:
         raise ModelFileError(f"the weights file {path} is missing") from error
     except OSError as error:
@@ -101,7 +103,9 @@ def _check_offsets(path: Path, spans: list[tuple[int, int]], available: int) -> 
             raise ModelFileError(f"{path} is damaged: its tensors overlap or leave gaps; copy it again")
         position = end
     if position > available:
-        raise ModelFileError(f"{path} is cut short: its tensors need {position} bytes, {available} are there; copy it again")
+        raise ModelFileError(
+            f"{path} is cut short: its tensors need {position} bytes, {available} are there; copy it again"
+        )
     if position < available:
         raise ModelFileError(f"{path} is damaged: {available - position} bytes follow its last tensor; copy it again")
 

@@ -1,7 +1,8 @@
 """The inspector: a small detector that says what is where in a picture of a scene, in which colour, on which ground.
 
-One question per cell of a 16x16 grid, as in anchor-free detectors (Zhou 2019, "Objects as points"; Tian 2019, "FCOS"): is
-the middle of a thing here, and if so, of what kind and colour, and which box is it? It knows nothing of the generator.
+One question per cell of a 16x16 grid, as in anchor-free detectors (Zhou 2019, "Objects as points"; Tian 2019, "FCOS"):
+is the middle of a thing here, and if so, of what kind and colour, and which box is it? It knows nothing of the
+generator.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class InspectorConfig:
     size: int = 128
     widths: tuple[int, ...] = (64, 128, 192)
     depths: tuple[int, ...] = (1, 1, 2)
-    neck: int = 160
+    neck: int = 128
     group_channels: int = 32
 
     def __post_init__(self) -> None:
@@ -49,7 +50,9 @@ class InspectorConfig:
             require(len(getattr(self, name)) > 0, f"{name}={getattr(self, name)!r} must name at least one class")
         require(self.size > 0 and self.size % 16 == 0, f"size={self.size} must be a multiple of 16")
         require(len(self.widths) == 3, f"widths={self.widths} must be three numbers, for 1/4, 1/8 and 1/16 of the side")
-        require(len(self.depths) == 3 and min(self.depths) >= 0, f"depths={self.depths} must be three numbers from 0 up")
+        require(
+            len(self.depths) == 3 and min(self.depths) >= 0, f"depths={self.depths} must be three numbers from 0 up"
+        )
         for width in (*self.widths, self.neck):
             require_groups("widths and neck", (width,), max(1, width // self.group_channels))
 
@@ -78,7 +81,7 @@ class Features(NamedTuple):
 class Answers(NamedTuple):
     """Answers about rows of features. `kind` (..., K), `colour` (..., M): logits.
 
-    `box` (..., 4): centre x and y relative to the cell's middle, in cells; logarithms of width and height over 48 pixels.
+    `box` (..., 4): centre x and y from the cell's middle, in cells; logarithms of width and height over 48 pixels.
     """
 
     kind: Tensor
@@ -134,11 +137,13 @@ class Inspector(nn.Module):
             ValueError: the pictures have another size than the config's.
         """
         if images.shape[1:] != (3, self.config.size, self.config.size):
-            raise ValueError(f"pictures of shape {tuple(images.shape)} given; the inspector reads (B, 3, {self.config.size}, {self.config.size})")
+            side = self.config.size
+            raise ValueError(f"pictures of shape {tuple(images.shape)} given; wanted is (B, 3, {side}, {side})")
         x = F.pixel_unshuffle(images, _STEM).contiguous(memory_format=torch.channels_last)  # (B, 48, S/4, S/4)
         middle = self.middle(self.down_middle(self.fine(self.conv_in(x))))  # (B, C, S/8, S/8)
         coarse = F.relu(self.norm_coarse(self.coarse(self.down_coarse(middle))))  # (B, C', S/16, S/16)
-        joined = self.from_middle(middle) + F.interpolate(self.from_coarse(coarse), scale_factor=2.0)  # (B, N, S/8, S/8)
+        spread = F.interpolate(self.from_coarse(coarse), scale_factor=2.0)  # (B, N, S/8, S/8)
+        joined = self.from_middle(middle) + spread
         cells = F.relu(self.norm_neck(self.neck(joined)))
         return Features(cells.permute(0, 2, 3, 1), coarse.mean(dim=(2, 3)))
 
@@ -168,7 +173,7 @@ class Inspector(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Re-draws every parameter: He 2015 for convolutions, residual branches start at zero, few cells hold a thing."""
+        """Re-draws every parameter: He 2015, residual branches at zero, and few cells expected to hold a thing."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()

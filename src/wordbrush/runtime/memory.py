@@ -14,8 +14,8 @@ _KEEP_BYTES = 1 << 30
 def keep_freed_memory() -> bool:
     """Asks glibc to reuse freed blocks of up to a gigabyte. Returns whether it agreed; elsewhere nothing happens.
 
-    A network frees and takes the same few hundred megabytes at every layer. By default glibc returns large blocks to the
-    system, which then hands out zeroed pages again. This holds for the whole process, so programs call it, not libraries.
+    A network frees and takes the same few hundred megabytes at every layer. By default glibc returns large blocks to
+    the system, which then hands out zeroed pages again. It concerns the whole process: programs call it, not libraries.
     """
     if not sys.platform.startswith("linux"):
         return False

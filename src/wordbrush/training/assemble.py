@@ -60,7 +60,7 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
         scheduler = json.loads((made / "scheduler/scheduler_config.json").read_text())
         index = _INDEX | {"scheduler": ["diffusers", scheduler["_class_name"]]}
         _write_json(made / "model_index.json", index)
-        _write_json(made / "wordbrush.json", dict(recipe.defaults))
+        _write_json(made / "wordbrush.json", {"defaults": dict(recipe.defaults)})
         target.mkdir(exist_ok=True)
         for piece in sorted(made.iterdir()):
             old = target / piece.name

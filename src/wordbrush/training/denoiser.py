@@ -66,8 +66,8 @@ class LatentBank:
                 images = to_images(pixels).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
                 parts.append(self.vae.encode(images).mode().half())
         latents = torch.cat(parts).contiguous()
-        for old in self.folder.glob("latents-*.safetensors"):
-            old.unlink()
+        # the window before stays: a run resumed from a checkpoint of its last steps needs it again
+        (self.folder / f"latents-{number - 2}.safetensors").unlink(missing_ok=True)
         partial = path.with_suffix(".partial")
         save_file({"latents": latents}, partial)
         os.replace(partial, path)

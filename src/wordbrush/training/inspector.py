@@ -1,7 +1,7 @@
 """Training the inspector on rendered scenes: what is where, in which colour, on which ground.
 
-It is to judge painted pictures, which are softer than renders and not quite on their grid. So what it is shown is moved,
-shrunk, softened, compressed, tinted and made noisy, never so far that a name or a colour's name would change.
+It is to judge painted pictures, which are softer than renders and not quite on their grid. So what it is shown is
+moved, shrunk, softened, compressed, tinted and made noisy, never so far that a name or a colour would change.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _SHIFT = 4  # pixels that each thing is moved off the grid, at most
 _SHRINK = 0.86
 _COLOURLESS = ("sketch", "sepia", "silhouette")  # styles that hide a thing's colour ...
 _GROUNDLESS = ("sketch", "sepia")  # ... and that of the ground
+_PLAIN = 0.7  # part of such pictures that is shown in plain colours instead: prompts ask for no style
 
 
 @cache
@@ -63,7 +64,9 @@ def vocabulary() -> dict[str, tuple[str, ...]]:
 
 
 def moved(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with every thing a few pixels elsewhere, within the frame."""
+    """The scene with every thing a few pixels elsewhere, within the frame; most styles that hide colours taken off."""
+    if scene.style in _COLOURLESS and rng.random() < _PLAIN:
+        scene = replace(scene, style=None)
     objects = []
     for item in scene.objects:
         x, y = (min(max(0, place + rng.randint(-_SHIFT, _SHIFT)), scene.size - item.size) for place in (item.x, item.y))
@@ -161,7 +164,9 @@ class InspectorTask:
         numbers = range(start, start + self.recipe.batch)
         scenes = [moved(sample_scene("train", self.recipe.seed, number), rng) for number in numbers]
         pictures = [render(scene) for scene in scenes]
-        pictures = [compressed(picture, rng.randint(40, 90)) if rng.random() < 0.15 else picture for picture in pictures]
+        pictures = [
+            compressed(picture, rng.randint(40, 90)) if rng.random() < 0.15 else picture for picture in pictures
+        ]
         things = [(owner, scene, item) for owner, scene in enumerate(scenes) for item in scene.objects]
         owners = torch.tensor([owner for owner, _, _ in things])
         boxes = torch.tensor([box(item) for _, _, item in things], dtype=torch.float32)
@@ -172,7 +177,9 @@ class InspectorTask:
             -1 if scene.style in _COLOURLESS else self.number_of[item.colour or natural_colour(item.kind) or OWN]
             for _, scene, item in things
         ])  # fmt: skip
-        grounds = [-1 if scene.style in _GROUNDLESS else self.config.backgrounds.index(scene.background) for scene in scenes]
+        grounds = [
+            -1 if scene.style in _GROUNDLESS else self.config.backgrounds.index(scene.background) for scene in scenes
+        ]
         return {
             "images": weathered(images, generator).contiguous(memory_format=torch.channels_last),
             "presence": presence,
@@ -183,7 +190,7 @@ class InspectorTask:
             "backgrounds": torch.tensor(grounds),
         }
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         network, cells = self.network, batch["cells"]
         features = network.features(batch["images"])
         logits = network.presence(features.cells).float()
@@ -208,7 +215,13 @@ class InspectorTask:
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `inspector/` in float16, as it is shipped."""
-        write_network(folder / "inspector", self.config.to_dict(), averaged["inspector"], dtype=torch.float16, weights_name="model")
+        write_network(
+            folder / "inspector",
+            self.config.to_dict(),
+            averaged["inspector"],
+            dtype=torch.float16,
+            weights_name="model",
+        )
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,14 +126,18 @@ class Trainer:
         self._average()
         return {"loss": loss.detach(), "norm": norm, **figures}
 
-    def run(self, until: float | None = None) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains to the end, or for `until` seconds; yields (step, mean figures) each 50 steps. Stopping the iteration is safe."""
+    def run(
+        self, until: float | None = None, stop: threading.Event | None = None
+    ) -> Iterator[tuple[int, dict[str, float]]]:
+        """Trains to the end, for `until` seconds, or until `stop` is set; then saves. Yields (step, mean figures) each 50 steps."""
         started = time.monotonic()
         sums: dict[str, Tensor] = {}
         count = 0
         with ThreadPoolExecutor(1) as loader:
             coming = [loader.submit(self.task.batch, self.step + ahead) for ahead in range(2)]
-            while self.step < self.recipe.steps and (until is None or time.monotonic() - started < until):
+            while self.step < self.recipe.steps and not (stop is not None and stop.is_set()):
+                if until is not None and time.monotonic() - started >= until:
+                    break
                 mark = time.monotonic()
                 batch = coming.pop(0).result()
                 coming.append(loader.submit(self.task.batch, self.step + 2))

@@ -42,6 +42,12 @@ class VAERecipe(_Strict):
         4, ge=0, description="each n-th step decodes latents pooled to half size against the picture at half size "
         "(scale equivariance, Kouzelis 2025): keeps latents smooth; 0 never"
     )
+    decoder_of: str | None = Field(
+        None, description="folder of a trained autoencoder: only its decoder is trained on, its latents stay what they are"
+    )
+    latent_noise: float = Field(
+        0.0, ge=0, description="with decoder_of: spread of noise added to unit-variance latents, since a denoiser's are never exact"
+    )
 
 
 class CLIPRecipe(_Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +56,17 @@ def build(recipe: BuildRecipe, folder: Path) -> Path:
     return folder
 
 
-def train(path: Path, folder: Path, *, until: float | None = None, log: Callable[[str], None] = print) -> Path:
-    """Carries out a recipe into `folder`; the same call again resumes. `until`: stop after so many seconds, to go on later.
+def train(
+    path: Path,
+    folder: Path,
+    *,
+    until: float | None = None,
+    stop: threading.Event | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Carries out a recipe into `folder`; the same call again resumes.
+
+    It ends early, saved and exported, after `until` seconds or once `stop` is set.
 
     Raises:
         RequestError: the recipe is wrong, or a folder that it names is missing.
@@ -67,7 +77,7 @@ def train(path: Path, folder: Path, *, until: float | None = None, log: Callable
         return build(recipe, folder)
     trainer = Trainer(recipe, build_task(recipe, folder), folder, log=log)
     started, first = time.monotonic(), trainer.step
-    for step, figures in trainer.run(until):
+    for step, figures in trainer.run(until, stop):
         rate = (step - first) * recipe.batch / (time.monotonic() - started)
         left = (recipe.steps - step) * recipe.batch / rate
         shown = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())

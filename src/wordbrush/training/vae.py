@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from wordbrush.data.scenes import box, render, sample_scene
 from wordbrush.data.scenes.scene import SIZE
+from wordbrush.errors import RequestError
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.loop import Batch
@@ -47,9 +50,20 @@ class VAETask:
         self.recipe, self.train = recipe, train
         self.config = AutoencoderKLConfig.from_dict(train.network)
         self.network = AutoencoderKL(self.config)
-        self.network.initialise(torch.Generator().manual_seed(recipe.seed))
+        if train.decoder_of is None:
+            self.network.initialise(torch.Generator().manual_seed(recipe.seed))
+        else:
+            self._continue(Path(train.decoder_of))
         self.network.to(memory_format=torch.channels_last)
         self.modules = {"vae": self.network}
+
+    def _continue(self, folder: Path) -> None:
+        trained = AutoencoderKLConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        if trained != self.config:
+            raise RequestError(f"the recipe's network is not that of {folder}; copy its config.json into the recipe")
+        self.network.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+        self.network.encoder.requires_grad_(False)
+        self.network.quant_conv.requires_grad_(False)
 
     def batch(self, step: int) -> Batch:
         start = step * self.recipe.batch
@@ -60,6 +74,9 @@ class VAETask:
         images = batch["images"]
         posterior = self.network.encode_raw(images)
         latents = posterior.sample(generator)
+        if self.train.latent_noise:
+            amount = self.train.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+            latents = latents + amount * torch.randn(latents.shape, generator=generator)
         half = self.train.half_scale_every and step % self.train.half_scale_every == 0
         if half:
             latents, images = F.avg_pool2d(latents, 2), F.avg_pool2d(images, 2)
@@ -74,11 +91,15 @@ class VAETask:
         return loss, figures
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
-        """Writes `vae/`, its latents of scenes brought to zero mean and unit variance, channel by channel.
+        """Writes `vae/`. Latents of scenes are brought to zero mean and unit variance, channel by channel, unless only a
+        decoder was trained.
 
         The shift and scale become the 1x1 convolutions that Stable Diffusion's autoencoder has between its encoder, the
         latents and its decoder (`quant_conv`, `post_quant_conv`), so any reader of the format gets them right.
         """
+        if self.train.decoder_of is not None:
+            write_network(folder / "vae", self.config.to_dict(), averaged["vae"], dtype=torch.float32)
+            return
         network = AutoencoderKL(self.config)
         network.load_state_dict(averaged["vae"])
         pixels = np.stack([render(sample_scene("train", self.recipe.seed + 1, index)) for index in range(512)])

@@ -1,0 +1,90 @@
+"""`wordbrush replay`: paint a saved picture again, and say whether it is the same."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from wordbrush.cli import console, options
+from wordbrush.cli.generate import open_pipeline
+from wordbrush.errors import RequestError
+from wordbrush.metadata import Origin, PictureMetadata, png_bytes, read_metadata, write_new, write_whole
+
+Source = Annotated[
+    str, typer.Argument(metavar="PNG", help="A picture that Wordbrush saved, or one with A1111 settings.")
+]
+Target = Annotated[str | None, typer.Option("--output", "-o", help="A .png file.", show_default="NAME-replay.png")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(epilog="Example: wordbrush replay fox.png -o again.png")(replay)
+
+
+def replay(
+    source: Source,
+    output: Target = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Number format.", show_default="the one it was painted in")
+    ] = "auto",
+    as_json: options.AsJson = False,
+) -> None:
+    """Paint a saved picture again from the request inside it: the same pixels with the same model on such a machine."""
+    from pathlib import Path
+
+    from wordbrush.cli.output import Output
+
+    metadata = read_metadata(source)
+    for key, value in (metadata.ignored or {}).items():
+        console.note(f"{key}: {value!r} has no meaning here and is left out")
+    place = Output.parse(output or str(Path(source).with_name(f"{Path(source).stem}-replay.png")))
+    if place.file is None:
+        raise RequestError(f"-o {output!r} is not a .png file")
+    place.check()
+    if dtype == "auto":
+        dtype = metadata.origin.dtype or dtype
+    pipe = open_pipeline(model or metadata.request.model, device, dtype)
+    request = metadata.request.model_copy(update={"model": None})
+    for text in _differences(metadata.origin, pipe.origin):
+        console.note(text)
+    result = pipe(request)
+    data = png_bytes(result.images[0], PictureMetadata(request=result.request, origin=pipe.origin))
+    file = write_new(place.file, data) if output is None else write_whole(place.file, data)
+    same, verdict = _compare(source, result.images[0])
+    if as_json:
+        console.json_result({"file": str(file), "identical": same, "verdict": verdict, **asdict(pipe.origin)})
+    else:
+        console.result(str(file))
+        typer.echo(verdict, err=True)
+
+
+def _differences(then: Origin, now: Origin) -> list[str]:
+    """What differs from when the picture was painted, as far as it says."""
+    names = {"version": "Wordbrush", "model_hash": "the model's weights", "dtype": "the number format"}
+    pairs = {name: (getattr(then, field), getattr(now, field)) for field, name in names.items()}
+    return [
+        f"{name}: {before} then, {after} now; the pixels may differ"
+        for name, (before, after) in pairs.items()
+        if before is not None and before != after
+    ]
+
+
+def _compare(source: str, image: object) -> tuple[bool, str]:
+    """Whether the picture in the file has the same pixels, and the sentence that says so."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        before = np.asarray(picture.convert("RGB"), dtype=np.int16)
+    after = np.asarray(image, dtype=np.int16)
+    if before.shape != after.shape:
+        return False, f"the picture in {source} has another size, so it was changed after it was painted"
+    difference = np.abs(before - after)
+    if not difference.any():
+        return True, f"identical to {source}"
+    share = (difference.max(axis=2) > 0).mean()
+    return False, f"not identical to {source}: {share:.1%} of the pixels differ, by at most {difference.max()} of 255"

@@ -1,0 +1,256 @@
+"""The U-Net rearranged for inference on a CPU: the arithmetic of `networks.unet` in fewer and faster steps.
+
+What differs from the plain network, all of it exact but for rounding:
+
+    weights     packed once (see `packing`); query, key and value projected by one product
+    time        embedded once for all rows and runs; what it adds to a residual block goes in as a convolution's bias
+    guidance    rows of one picture that differ in their text alone are computed once up to the first cross-attention
+    sums        shortcuts are added inside the kernel before them; the gate's GELU as well
+    upsampling  folded into the convolution after it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordbrush.networks.blocks import Downsample, ResnetBlock, Upsample, silu
+from wordbrush.networks.unet import PreparedContext, UNet, UNetConfig, sinusoids
+from wordbrush.networks.unet_blocks import GEGLU, DownBlock, KeyValue, MidBlock, Transformer, TransformerLayer, UpBlock
+from wordbrush.runtime.packing import (
+    FoldedUpsample,
+    PackedAttention,
+    PackedConv,
+    PackedLinear,
+    can_pack,
+    packed_linear,
+)
+from wordbrush.runtime.policy import Runtime
+
+# Timesteps whose embeddings are kept: more than any model is trained on, so that every run finds those of the last one.
+_KEPT_TIMES = 1024
+
+
+class PackedResnet:
+    """A residual block; what the time adds comes as the first convolution's bias."""
+
+    def __init__(self, block: ResnetBlock) -> None:
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.conv1, self.conv2 = PackedConv(block.conv1), PackedConv(block.conv2)
+        self.shortcut = None if block.conv_shortcut is None else PackedConv(block.conv_shortcut)
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W); bias: (C',), the first convolution's plus the time's part. Returns (B, C', H, W)."""
+        h = self.conv1(silu(self.norm1(x)), bias)
+        h = silu(self.norm2(h))
+        return self.conv2.plus(h, x if self.shortcut is None else self.shortcut(x))
+
+
+class PackedUpsample:
+    """Folded where the size doubles, as it does unless a level on the way down had an odd side."""
+
+    def __init__(self, block: Upsample) -> None:
+        self.folded, self.conv = FoldedUpsample(block.conv), block.conv
+
+    def __call__(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if size == (2 * x.shape[2], 2 * x.shape[3]):
+            return self.folded(x)
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class PackedTransformerLayer:
+    """Self-attention, cross-attention, gated feed-forward."""
+
+    def __init__(self, layer: TransformerLayer) -> None:
+        own, cross, gated, last = layer.attn1, layer.attn2, layer.ff.net[0], layer.ff.net[2]
+        assert isinstance(gated, GEGLU)
+        self.norms = (layer.norm1, layer.norm2, layer.norm3)
+        self.qkv = PackedLinear(torch.cat([own.to_q.weight, own.to_k.weight, own.to_v.weight]))
+        self.attention = PackedAttention(own.heads)  # the same for both: neither holds weights
+        self.out1 = packed_linear(own.to_out[0])
+        self.query = PackedLinear(cross.to_q.weight)
+        self.context = PackedLinear(torch.cat([cross.to_k.weight, cross.to_v.weight]))
+        self.out2 = packed_linear(cross.to_out[0])
+        (value, gate), (value_bias, gate_bias) = gated.proj.weight.chunk(2), gated.proj.bias.chunk(2)
+        self.value, self.gate = PackedLinear(value, value_bias), PackedLinear(gate, gate_bias)
+        self.last = packed_linear(last)
+        self.index = layer.index
+
+    def keys_values(self, context: Tensor) -> KeyValue:
+        """context: (B, L, D). Returns this layer's keys and values as `PackedAttention` wants them."""
+        return self.attention.keys_values(self.context(context))
+
+    def __call__(self, x: Tensor, context: Sequence[KeyValue]) -> Tensor:
+        """x: (B, N, width). Returns the same shape."""
+        x = self.out1.plus(self.attention.within(self.qkv(self.norms[0](x))), x)
+        x = self.out2.plus(self.attention.across(self.query(self.norms[1](x)), *context[self.index]), x)
+        h = self.norms[2](x)
+        return self.last.plus(self.value(h).mul_(self.gate.gelu(h)), x)
+
+
+class PackedTransformer:
+    """Transformer layers over the positions of a feature map; a 1×1 convolution is a linear layer here."""
+
+    def __init__(self, block: Transformer) -> None:
+        self.norm = block.norm
+        self.first, self.last = packed_linear(block.proj_in), packed_linear(block.proj_out)
+        self.layers = [PackedTransformerLayer(cast(TransformerLayer, layer)) for layer in block.transformer_blocks]
+
+    def __call__(self, x: Tensor, context: Sequence[KeyValue]) -> Tensor:
+        """x: (B, C, h, w), channels last. Returns the same shape and layout."""
+        tokens = self.first(_tokens(self.norm(x)))  # (B, h * w, C)
+        for layer in self.layers:
+            tokens = layer(tokens, context)
+        out = self.last.plus(tokens, _tokens(x))
+        return out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, C, h, w), channels last
+
+
+class PackedStage:
+    """A residual block and the transformer after it, if any."""
+
+    def __init__(self, resnet: nn.Module, transformer: nn.Module | None) -> None:
+        assert isinstance(resnet, ResnetBlock)
+        self.resnet = PackedResnet(resnet)
+        self.transformer = PackedTransformer(transformer) if isinstance(transformer, Transformer) else None
+
+
+def fastest_unet(unet: UNet, runtime: Runtime) -> UNet | PackedUNet:
+    """The network to run: a packed copy where that is possible, else the given one, which is in its place already."""
+    packed = can_pack(runtime.device, runtime.dtype) and PackedUNet.supports(unet.config)
+    return PackedUNet(unet) if packed else unet
+
+
+class PackedUNet(nn.Module):
+    """A U-Net for inference on a CPU; made from a plain one, whose weights it copies.
+
+    Networks with a second input to their time embedding (Stable Diffusion XL, LCM) are not for this class: `supports`.
+    """
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        assert self.supports(unet.config)
+        self.config: UNetConfig = unet.config
+        with torch.no_grad():
+            self._pack(unet)
+
+    @staticmethod
+    def supports(config: UNetConfig) -> bool:
+        """Whether a network of that config can be packed."""
+        return config.addition_embed_type is None and config.time_cond_proj_dim is None
+
+    def _pack(self, unet: UNet) -> None:
+        self.conv_in, self.conv_out = PackedConv(unet.conv_in), PackedConv(unet.conv_out)
+        self.norm_out = unet.conv_norm_out
+        down, middle, up = _blocks(unet)
+        self.down = [(_stages(block), _downsamplers(block)) for block in down]
+        self.mid = [PackedStage(middle.resnets[0], middle.attentions[0]), PackedStage(middle.resnets[1], None)]
+        self.up = [(_stages(block), _upsamplers(block)) for block in up]
+        stages = [*(s for part, _ in self.down for s in part), *self.mid, *(s for part, _ in self.up for s in part)]
+        transformers = [stage.transformer for stage in stages if stage.transformer is not None]
+        self.layers = sorted((layer for block in transformers for layer in block.layers), key=lambda layer: layer.index)
+        self._pack_time(unet)
+
+    def _pack_time(self, unet: UNet) -> None:
+        down, middle, up = _blocks(unet)
+        lists = [*(block.resnets for block in down), middle.resnets, *(block.resnets for block in up)]
+        resnets = [cast(ResnetBlock, resnet) for part in lists for resnet in part]
+        self.time_embedding = unet.time_embedding
+        layers = [cast(nn.Linear, resnet.time_emb_proj) for resnet in resnets]
+        self.time_weight = torch.cat([layer.weight for layer in layers])  # (sum of widths, T)
+        # the convolution's own bias is part of what the time adds
+        own = [cast(Tensor, resnet.conv1.bias) for resnet in resnets]
+        self.time_bias = torch.cat([layer.bias + bias for layer, bias in zip(layers, own, strict=True)])
+        self.time_split = [layer.out_features for layer in layers]
+        self._times: dict[float, tuple[Tensor, ...]] = {}
+
+    def prepare_context(self, context: Tensor) -> PreparedContext:
+        """As `UNet.prepare_context`, but keys and values are laid out for `PackedAttention`."""
+        if context.ndim != 3 or context.shape[2] != self.config.cross_attention_dim:
+            width = self.config.cross_attention_dim
+            raise ValueError(f"context has shape {tuple(context.shape)}; this network takes (B, L, {width})")
+        return PreparedContext(pairs=tuple(layer.keys_values(context) for layer in self.layers))
+
+    def forward(self, x: Tensor, timestep: float, context: PreparedContext, *, copies: int = 1) -> Tensor:
+        """Returns the prediction, (R, out_channels, h, w).
+
+        Args:
+            x: (B, in_channels, h, w), channels last.
+            timestep: one for all rows.
+            context: of R = copies * B rows, of which row i goes with row i % B of x; or of one that serves all.
+            copies: how many texts each row of x is computed with.
+        """
+        rows = copies * len(x)
+        biases = iter(self._time_biases(timestep))
+        pairs = context.pairs
+        x = self.conv_in(x)
+        skips = [x]
+        for stages, downsamplers in self.down:
+            for stage in stages:
+                x = _run(stage, x, next(biases), pairs, rows)
+                skips.append(x)
+            for downsample in downsamplers:
+                x = downsample(x)
+                skips.append(x)
+        for stage in self.mid:
+            x = _run(stage, x, next(biases), pairs, rows)
+        for stages, upsamplers in self.up:
+            for stage in stages:
+                skip = _grown(skips.pop(), len(x))
+                x = _run(stage, torch.cat([x, skip], dim=1), next(biases), pairs, rows)
+            for upsample in upsamplers:
+                height, width = skips[-1].shape[2:]
+                x = upsample(x, (height, width))
+        return self.conv_out(silu(self.norm_out(x)))
+
+    def _time_biases(self, timestep: float) -> tuple[Tensor, ...]:
+        """What the time adds to each residual block's first convolution, (C',) each; kept for the next run.
+
+        Timesteps are embedded one by one, so that the bits do not depend on which of them were kept.
+        """
+        found = self._times.get(timestep)
+        if found is None:
+            position = torch.tensor([timestep], dtype=torch.float32)
+            embedded = F.silu(self.time_embedding(sinusoids(position, self.config.block_out_channels[0])))  # (1, T)
+            row = F.linear(embedded, self.time_weight, self.time_bias)[0]  # (sum of widths,)
+            found = tuple(part.clone() for part in row.split(self.time_split))
+            if len(self._times) >= _KEPT_TIMES:
+                self._times.clear()
+            self._times[timestep] = found
+        return found
+
+
+def _run(stage: PackedStage, x: Tensor, bias: Tensor, pairs: Sequence[KeyValue], rows: int) -> Tensor:
+    """One stage; at the first cross-attention x grows to the context's rows."""
+    x = stage.resnet(x, bias)
+    return x if stage.transformer is None else stage.transformer(_grown(x, rows), pairs)
+
+
+def _grown(x: Tensor, rows: int) -> Tensor:
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+
+
+def _blocks(unet: UNet) -> tuple[list[DownBlock], MidBlock, list[UpBlock]]:
+    """The network's blocks in the order they run, with the types that a module list does not know."""
+    down = [cast(DownBlock, block) for block in unet.down_blocks]
+    return down, unet.mid_block, [cast(UpBlock, block) for block in unet.up_blocks]
+
+
+def _stages(block: DownBlock | UpBlock) -> list[PackedStage]:
+    attends = len(block.attentions) > 0
+    return [PackedStage(resnet, block.attentions[i] if attends else None) for i, resnet in enumerate(block.resnets)]
+
+
+def _downsamplers(block: DownBlock) -> list[PackedConv]:
+    return [PackedConv(cast(Downsample, part).conv) for part in block.downsamplers]
+
+
+def _upsamplers(block: UpBlock) -> list[PackedUpsample]:
+    return [PackedUpsample(cast(Upsample, part)) for part in block.upsamplers]
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h * w, C), a view of a channels-last map

@@ -1,0 +1,52 @@
+"""The VAE's decoder rearranged for inference on a CPU: the arithmetic of `networks.vae.Decoder` in fewer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from wordbrush.networks.blocks import ResnetBlock, Upsample, silu
+from wordbrush.networks.vae import AutoencoderKL, Level
+from wordbrush.runtime.packed_unet import PackedResnet
+from wordbrush.runtime.packing import FoldedUpsample, PackedConv, can_pack
+from wordbrush.runtime.policy import Runtime
+
+
+def fastest_decoder(vae: AutoencoderKL, runtime: Runtime) -> AutoencoderKL | PackedDecoder:
+    """What to decode with: a packed copy where that is possible, else the given network, in its place already."""
+    return PackedDecoder(vae) if can_pack(runtime.device, runtime.dtype) else vae
+
+
+class PackedDecoder:
+    """Latents to images, made from a VAE whose weights it copies."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        decoder = vae.decoder
+        self.config = vae.config
+        self.post_quant_conv = vae.post_quant_conv
+        self.norm_out = decoder.conv_norm_out
+        with torch.no_grad():
+            self.conv_in, self.conv_out = PackedConv(decoder.conv_in), PackedConv(decoder.conv_out)
+            middle = decoder.mid_block
+            parts: list[nn.Module] = [middle.resnets[0], *middle.attentions, middle.resnets[1]]
+            for level in decoder.up_blocks:
+                parts += [*cast(Level, level).resnets, *cast(Level, level).upsamplers]
+            self.parts = [_packed(part) for part in parts]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Returns images (B, 3, h*f, w*f), about [-1, 1] but not clipped, for scaled latents (B, C, h, w)."""
+        x = latents / self.config.scaling_factor + (self.config.shift_factor or 0.0)
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.conv_in(x if self.post_quant_conv is None else self.post_quant_conv(x))
+        for part in self.parts:
+            x = part(x)
+        return self.conv_out(silu(self.norm_out(x)))
+
+
+def _packed(part: nn.Module) -> Callable[[Tensor], Tensor]:
+    if isinstance(part, ResnetBlock):
+        return PackedResnet(part)
+    return FoldedUpsample(part.conv) if isinstance(part, Upsample) else part

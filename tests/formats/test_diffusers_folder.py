@@ -1,0 +1,209 @@
+"""Model folders: what is read, what is refused, and that writing is whole and loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wordbrush.errors import ModelFileError, RequestError, WorkFailed
+from wordbrush.formats import diffusers_folder as module
+from wordbrush.formats.diffusers_folder import read_folder, weights_hash, write_folder
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_v_folder: Path, tmp_path: Path) -> Path:
+    """A folder of its own, to be changed."""
+    return Path(shutil.copytree(tiny_v_folder, tmp_path / "model"))
+
+
+def edit_json(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_reads_parts_defaults_and_words(folder: Path) -> None:
+    parts = read_folder(folder)
+    assert (parts.defaults.steps, parts.defaults.sampler, parts.defaults.width) == (4, "dpmpp_2m", 32)
+    assert parts.scheduler.prediction == "v"
+    assert parts.known_words is not None
+    assert "fox" in parts.known_words
+    assert parts.name == str(folder)
+
+
+def test_without_our_file_the_defaults_are_those_of_diffusers(tiny_sd_folder: Path) -> None:
+    defaults = read_folder(tiny_sd_folder).defaults
+    assert (defaults.steps, defaults.guidance, defaults.sampler, defaults.schedule) == (50, 7.5, "ddim", "ddim_uniform")
+
+
+def test_sharded_weights_are_joined(folder: Path) -> None:
+    before = load_file(folder / UNET)
+    names = sorted(before)
+    pieces = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    (folder / UNET).unlink()
+    for file, keys in pieces.items():
+        save_file({key: before[key] for key in keys}, folder / "unet" / file)
+    index = {"weight_map": {key: file for file, keys in pieces.items() for key in keys}}
+    path = folder / "unet/diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    state = read_folder(folder).unet.state_dict()
+    assert all(torch.equal(state[key], before[key]) for key in names)
+    (folder / "unet/two.safetensors").unlink()
+    with pytest.raises(ModelFileError, match=r"two\.safetensors.*missing"):
+        read_folder(folder)
+    path.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+    with pytest.raises(ModelFileError, match="not a file beside it"):
+        read_folder(folder)
+
+
+def test_the_fp16_variant_is_taken_when_it_is_all_there_is(folder: Path) -> None:
+    before = load_file(folder / UNET)
+    (folder / UNET).unlink()
+    halves = {key: value.half() for key, value in before.items()}
+    save_file(halves, folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    state = read_folder(folder).unet.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in halves.items())
+
+
+def test_names_of_older_files_are_understood(folder: Path) -> None:
+    before = read_folder(folder)
+    vae = load_file(folder / "vae/diffusion_pytorch_model.safetensors")
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for key, value in vae.items():
+        for new, name in old.items():
+            if f".attentions.0.{new}." in key:
+                key = key.replace(f".{new}.", f".{name}.")  # noqa: PLW2901
+                value = value[:, :, None, None] if value.ndim == 2 else value  # noqa: PLW2901
+        renamed[key] = value
+    assert set(renamed) != set(vae)
+    save_file(renamed, folder / "vae/diffusion_pytorch_model.safetensors")
+    text = {
+        key if key.startswith("text_model.") else f"text_model.{key}": value
+        for key, value in load_file(folder / "text_encoder/model.safetensors").items()
+    }
+    text["text_model.embeddings.position_ids"] = torch.arange(24)[None]
+    save_file(text, folder / "text_encoder/model.safetensors")
+    after = read_folder(folder)
+    for part in ("vae", "text_encoder"):
+        first, second = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def break_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def breaker(folder: Path) -> None:
+        tensors = load_file(folder / UNET)
+        change(tensors)
+        save_file(tensors, folder / UNET)
+
+    return breaker
+
+
+BREAKS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: (f / "model_index.json").unlink(), r"model_index\.json is missing"),
+    (lambda f: (f / "model_index.json").write_text("{"), r"model_index\.json cannot be read"),
+    (lambda f: edit_json(f / "model_index.json", lambda c: c.update(unet=["x", "Flux"])), "whose unet is Flux"),
+    (lambda f: edit_json(f / "model_index.json", lambda c: c.update(text_encoder_2=["t", "C"])), "two text encoders"),
+    (lambda f: shutil.rmtree(f / "vae"), r"vae/config\.json is missing"),
+    (lambda f: (f / UNET).unlink(), r"no diffusion_pytorch_model\.safetensors in .*unet"),
+    (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-100]), r"safetensors is cut short"),
+    (lambda f: (f / UNET).write_bytes(b"PK\3\4" + bytes(99)), "pickled checkpoint"),
+    (break_weights(lambda t: t.pop("conv_in.weight")), r"unet lacks conv_in\.weight"),
+    (break_weights(lambda t: t.update(extra=torch.zeros(1))), "holds unexpected extra"),
+    (break_weights(lambda t: t.update({"conv_in.bias": torch.zeros(3)})), r"conv_in\.bias has shape \[3\].*\[32\]"),
+    (lambda f: edit_json(f / "unet/config.json", lambda c: c.update(act_fn="mish")), r"config\.json.*act_fn='mish'"),
+    (lambda f: edit_json(f / "unet/config.json", lambda c: c.update(wobble=1)), "wobble"),
+    (
+        lambda f: edit_json(f / "scheduler/scheduler_config.json", lambda c: c.update(_class_name="Odd")),
+        r"scheduler_config\.json.*'Odd'",
+    ),
+    (lambda f: (f / "wordbrush.json").write_text('{"defaults": {"steps": 0}}'), r"wordbrush\.json: steps=0"),
+    (lambda f: (f / "wordbrush.json").write_text('{"steps": 3}'), r"wordbrush\.json must hold"),
+    (lambda f: (f / "words.json").write_text("3"), r"words\.json"),
+    (
+        lambda f: edit_json(f / "tokenizer/tokenizer_config.json", lambda c: c.update(model_max_length=77)),
+        "makes 77 tokens, the text encoder takes 24",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BREAKS)))
+def test_every_damage_is_one_sentence_that_names_the_file(folder: Path, case: int) -> None:
+    breaker, words = BREAKS[case]
+    breaker(folder)
+    with pytest.raises(ModelFileError, match=words) as caught:
+        read_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_written_folders_read_back_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    parts = read_folder(folder)
+    write_folder(parts, tmp_path / "copy")
+    again = read_folder(tmp_path / "copy")
+    for part in ("unet", "vae", "text_encoder"):
+        first, second = getattr(parts, part).state_dict(), getattr(again, part).state_dict()
+        assert list(first) == list(second)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert (again.defaults, again.known_words, again.scheduler_json) == (
+        parts.defaults, parts.known_words, parts.scheduler_json,
+    )  # fmt: skip
+    assert not list(tmp_path.glob(".wordbrush-*"))
+
+
+def test_a_model_opened_in_bfloat16_is_written_back_without_loss(folder: Path, tmp_path: Path) -> None:
+    parts = read_folder(folder)
+    parts.unet.to(torch.bfloat16)
+    with torch.no_grad():
+        parts.unet.conv_out.bias.add_(1.0)  # what has changed is written as it is
+    write_folder(parts, tmp_path / "copy")
+    before, after = load_file(folder / UNET), load_file(tmp_path / "copy" / UNET)
+    assert after["conv_out.bias"].dtype is torch.bfloat16
+    others = [key for key in before if key != "conv_out.bias"]
+    assert all(torch.equal(before[key], after[key]) for key in others)
+
+
+def test_a_model_is_replaced_and_anything_else_left_alone(folder: Path, tmp_path: Path) -> None:
+    parts = read_folder(folder)
+    (folder / "old.txt").write_text("of the old model")
+    write_folder(parts, folder)
+    assert not (folder / "old.txt").exists()
+    assert weights_hash(read_folder(folder)) is not None
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.txt").write_text("years of work")
+    for place in ("precious", "precious/thesis.txt"):
+        with pytest.raises(RequestError, match="is not a model folder"):
+            write_folder(parts, tmp_path / place)
+    assert (tmp_path / "precious/thesis.txt").read_text() == "years of work"
+
+
+def test_a_full_disk_leaves_the_old_model_and_no_pieces(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = read_folder(folder)
+    before = sorted(path.name for path in folder.rglob("*"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_tensors", full)
+    with pytest.raises(WorkFailed, match="No space left"):
+        write_folder(parts, folder)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_hash_is_of_the_weights(folder: Path) -> None:
+    first = weights_hash(read_folder(folder))
+    break_weights(lambda tensors: tensors["conv_in.bias"].add_(1.0))(folder)
+    assert first is not None
+    assert len(first) == 10
+    assert weights_hash(read_folder(folder)) != first

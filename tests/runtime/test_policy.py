@@ -1,0 +1,57 @@
+"""Device and number format: chosen, or named, or refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from wordbrush.errors import RequestError
+from wordbrush.runtime.memory import keep_freed_memory
+from wordbrush.runtime.policy import Runtime
+
+
+def test_names_and_torch_values_mean_the_same() -> None:
+    assert Runtime.choose("cpu", "bfloat16") == Runtime.choose(torch.device("cpu"), torch.bfloat16)
+    assert Runtime.choose("cpu", "float32").dtype_name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("abilities", "expected"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_auto_takes_bfloat16_only_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, abilities: dict[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert Runtime.choose("cpu").dtype is expected
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("tpu", "auto"), ("meta", "auto"), ("cpu", "int8"), ("cpu", torch.int8)])
+def test_unknown_names_are_refused(device: str, dtype: str) -> None:
+    with pytest.raises(RequestError, match=r"tpu|meta|int8"):
+        Runtime.choose(device, dtype)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_said_to_be_missing() -> None:
+    with pytest.raises(RequestError, match="no CUDA GPU"):
+        Runtime.choose("cuda")
+
+
+def test_place_prepares_a_network_for_inference() -> None:
+    network = Runtime.choose("cpu", "bfloat16").place(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout()))
+    weight = next(network.parameters())
+    assert weight.dtype is torch.bfloat16
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.requires_grad
+    assert not network.training
+
+
+def test_keeping_memory_says_whether_it_worked() -> None:
+    assert keep_freed_memory() in (True, False)

@@ -1,0 +1,256 @@
+"""One prompt to pixels: what a request means, and that a picture does not depend on its neighbours."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import wordbrush
+from wordbrush import GenerationRequest, ModelFileError, Pipeline, RequestError, WorkFailed
+from wordbrush.request import SAMPLER_NAMES, SCHEDULE_NAMES
+
+PROMPT = "a fox on a blue background"
+
+
+def same(first: list[Image.Image], second: list[Image.Image]) -> bool:
+    return [picture.tobytes() for picture in first] == [picture.tobytes() for picture in second]
+
+
+def test_result_holds_pictures_the_full_request_and_latents(tiny_pipe: Pipeline) -> None:
+    result = tiny_pipe(PROMPT, count=2, seed=3)
+    assert [(picture.mode, picture.size) for picture in result.images] == [("RGB", (32, 32))] * 2
+    assert result.latents.shape == (2, 4, 8, 8)
+    missing = {name for name, value in result.request if value is None}
+    assert missing == {"guidance_interval", "timesteps", "image", "mask", "latents"}
+    assert (result.request.steps, result.request.sampler, result.request.schedule) == (4, "dpmpp_2m", "sgm_uniform")
+    assert same(tiny_pipe.finish(result.request, result.latents), result.images)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"guidance": 1.0}, {"sampler": "euler_a", "guidance_rescale": 0.7}])
+def test_a_picture_has_the_same_bits_alone_and_in_a_batch_of_seven(
+    tiny_v_folder: Path, dtype: str, options: dict[str, object]
+) -> None:
+    pipe = wordbrush.load(tiny_v_folder, dtype=dtype)
+    batch = pipe([PROMPT, "a red car"] * 3 + ["three cats"], seed=20, steps=3, **options)  # type: ignore[arg-type]
+    for index, prompt in enumerate(batch.request.prompts):
+        alone = pipe(prompt, seed=20 + index, steps=3, **options)  # type: ignore[arg-type]
+        assert torch.equal(alone.latents[0], batch.latents[index])
+        assert same(alone.images, batch.images[index : index + 1])
+
+
+def test_a_part_of_a_request_paints_those_pictures(tiny_pipe: Pipeline) -> None:
+    whole = tiny_pipe([PROMPT, "three cats"], count=3, seed=8)
+    part = tiny_pipe(whole.request.part(2, 5))
+    assert same(part.images, whole.images[2:5])
+
+
+def test_seeds_decide(tiny_pipe: Pipeline) -> None:
+    first = tiny_pipe(PROMPT, seed=0)
+    assert same(first.images, tiny_pipe(PROMPT, seed=0).images)
+    assert not same(first.images, tiny_pipe(PROMPT, seed=1).images)
+    drawn = tiny_pipe(PROMPT)
+    assert same(drawn.images, tiny_pipe(drawn.request).images)
+    assert drawn.request.seed != tiny_pipe(PROMPT).request.seed
+
+
+CHANGES = {
+    "prompt": "three cats",
+    "negative_prompt": "a red car",
+    "seed": 2,
+    "steps": 3,
+    "guidance": 6.0,
+    "guidance_rescale": 0.9,
+    "guidance_interval": (0.6, 1.0),
+    "sampler": "euler_a",
+    "schedule": "karras",
+    "timesteps": (999, 600, 300, 20),
+    "width": 48,
+    "height": 24,
+    "image": Image.effect_noise((32, 32), 60).convert("RGB"),
+    "latents": torch.ones(1, 4, 8, 8),
+}
+
+
+@pytest.mark.parametrize("field", [name for name in GenerationRequest.model_fields if name not in ("model", "count")])
+def test_every_field_of_the_request_changes_the_picture(tiny_pipe: Pipeline, field: str) -> None:
+    base = {"prompt": PROMPT, "seed": 1}
+    if field in ("strength", "mask"):
+        base["image"] = CHANGES["image"]  # type: ignore[assignment]
+    change = {"strength": 0.3, "mask": Image.new("L", (32, 32))}.get(field, CHANGES.get(field))
+    assert change is not None, f"{field} has no test here"
+    before = tiny_pipe(GenerationRequest(**base))  # type: ignore[arg-type]
+    after = tiny_pipe(GenerationRequest(**{**base, field: change}))  # type: ignore[arg-type]
+    assert not same(before.images, after.images)
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_every_sampler_paints_and_repeats(tiny_pipe: Pipeline, sampler: str) -> None:
+    result = tiny_pipe(PROMPT, seed=1, sampler=sampler, steps=3)
+    assert result.latents.isfinite().all()
+    assert same(result.images, tiny_pipe(PROMPT, seed=1, sampler=sampler, steps=3).images)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+def test_every_schedule_paints(tiny_pipe: Pipeline, schedule: str) -> None:
+    assert tiny_pipe(PROMPT, seed=1, sampler="euler", schedule=schedule, steps=3).latents.isfinite().all()
+
+
+def test_guidance_at_one_reads_no_negative_prompt(tiny_pipe: Pipeline) -> None:
+    results = [tiny_pipe(PROMPT, seed=1, guidance=1.0, negative_prompt=text) for text in ("", "a red car")]
+    assert same(results[0].images, results[1].images)
+
+
+def test_steps_can_be_watched_and_left(tiny_pipe: Pipeline) -> None:
+    request = GenerationRequest(prompt=PROMPT, seed=4, steps=6)
+    calls: list[int] = []
+    hook = tiny_pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for step in tiny_pipe.steps(request):
+            assert step.x.shape == step.x0.shape == (1, 4, 8, 8)
+            if step.index == 1:
+                break
+    finally:
+        hook.remove()
+    assert len(calls) <= 2
+    finals = [step.x for step in tiny_pipe.steps(request)]
+    assert len(finals) == tiny_pipe.step_count(tiny_pipe.fill(request)) == 6
+    assert torch.equal(finals[-1], tiny_pipe(request).latents)
+
+
+def test_steps_refuses_at_once(tiny_pipe: Pipeline) -> None:
+    with pytest.raises(RequestError, match="width=33"):
+        tiny_pipe.steps(GenerationRequest(prompt=PROMPT, width=33))
+
+
+def test_both_halves_of_guidance_run_together_and_nothing_twice(tiny_pipe: Pipeline) -> None:
+    calls = {"unet": 0, "text": 0}
+    hooks = [
+        tiny_pipe.unet.register_forward_hook(lambda *_: calls.update(unet=calls["unet"] + 1)),
+        tiny_pipe.conditioner.encoder.register_forward_hook(lambda *_: calls.update(text=calls["text"] + 1)),
+    ]
+    try:
+        tiny_pipe([PROMPT, "a red car"], count=2, steps=5, guidance=4.0, sampler="euler")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert calls["text"] == 3, "each distinct prompt, and the negative one, is encoded once"
+    assert calls["unet"] in (0, 5), "one call a step (none when the network runs in its packed form)"
+
+
+def test_given_latents_are_the_noise_that_the_seed_would_draw(tiny_pipe: Pipeline) -> None:
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
+    assert same(tiny_pipe(PROMPT, seed=5).images, tiny_pipe(PROMPT, latents=noise).images)
+
+
+def test_latents_must_fit(tiny_pipe: Pipeline) -> None:
+    with pytest.raises(RequestError, match=r"\(1, 3, 8, 8\).*\(1, 4, 8, 8\)"):
+        tiny_pipe(PROMPT, latents=torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"width": 33}, ["width=33", "32 and 36"]),
+        ({"height": 10}, ["height=10", "8 and 12"]),
+        ({"timesteps": [1000]}, ["1000"]),
+        ({"sampler": "eulr"}, ["eulr", "euler_a"]),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused(tiny_pipe: Pipeline, options: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  the words are checked below
+        tiny_pipe(PROMPT, **options)  # type: ignore[arg-type]
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_request_for_another_model_is_refused(tiny_pipe: Pipeline) -> None:
+    with pytest.raises(RequestError, match="'other'"):
+        tiny_pipe(GenerationRequest(prompt=PROMPT, model="other"))
+
+
+def test_options_beside_a_whole_request_are_refused(tiny_pipe: Pipeline) -> None:
+    with pytest.raises(RequestError, match=r"steps.*whole request"):
+        tiny_pipe(GenerationRequest(prompt=PROMPT), steps=3)
+
+
+def test_words_that_the_model_cannot_read_are_reported(
+    tiny_pipe: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="wordbrush"):
+        result = tiny_pipe("a zebra 🦊", negative_prompt="a fox " * 30, seed=1)
+    assert "'zebra'" in result.notes[0]
+    assert "'🦊'" in result.notes[0]
+    assert result.notes[1].startswith("in the negative prompt")
+    assert [record.getMessage() for record in caplog.records] == list(result.notes)
+    assert tiny_pipe(PROMPT, seed=1).notes == ()
+
+
+def test_strange_prompts_paint(tiny_pipe: Pipeline) -> None:
+    for prompt in ("", " ", "🦊👩‍🚀", "狐狸在蓝色背景上", "word " * 10_000):
+        assert tiny_pipe(prompt, seed=1, steps=1).latents.isfinite().all()
+
+
+def test_numbers_that_are_not_finite_are_said_and_not_painted(tiny_pipe: Pipeline) -> None:
+    request = tiny_pipe.fill(GenerationRequest(prompt=PROMPT))
+    with pytest.raises(WorkFailed, match="not finite"):
+        tiny_pipe.finish(request, torch.full((1, 4, 8, 8), float("nan")))
+
+
+def test_image_to_image_starts_part_way(tiny_pipe: Pipeline) -> None:
+    image = Image.effect_noise((32, 32), 60).convert("RGB")
+    request = tiny_pipe.fill(GenerationRequest(prompt=PROMPT, image=image, strength=0.5, steps=8, seed=1))
+    assert tiny_pipe.step_count(request) == 4
+    with pytest.raises(RequestError, match=r"strength=0\.1 of 8 steps"):
+        tiny_pipe(PROMPT, image=image, strength=0.1, steps=8)
+
+
+def test_less_strength_stays_nearer_to_the_picture(tiny_pipe: Pipeline) -> None:
+    image = Image.effect_noise((32, 32), 60).convert("RGB")
+    kept = tiny_pipe.begin(GenerationRequest(prompt=PROMPT, image=image, strength=0.125, steps=8, seed=1))
+    base = tiny_pipe(PROMPT, image=image, strength=0.125, steps=8, seed=1)
+    far = tiny_pipe(PROMPT, image=image, strength=1.0, steps=8, seed=1)
+    with torch.inference_mode():
+        clean = kept.x  # a little noise on the encoded picture
+    assert (base.latents - clean).square().mean() < (far.latents - clean).square().mean()
+
+
+def test_what_a_mask_keeps_keeps_its_bits(tiny_pipe: Pipeline) -> None:
+    image = Image.effect_noise((32, 32), 60).convert("RGB")
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (16, 0, 32, 32))
+    result = tiny_pipe(PROMPT, image=image, mask=mask, strength=1.0, seed=1)
+    before, after = np.asarray(image), np.asarray(result.images[0])
+    assert (before[:, :16] == after[:, :16]).all()
+    assert (before[:, 16:] != after[:, 16:]).any()
+
+
+def test_a_picture_of_any_size_is_fitted(tiny_pipe: Pipeline) -> None:
+    result = tiny_pipe(PROMPT, image=Image.new("RGBA", (35, 26), (255, 0, 0, 100)), strength=0.5, seed=1)
+    assert result.images[0].size == (32, 24)
+
+
+def test_odd_latent_sizes_paint(tiny_pipe: Pipeline) -> None:
+    assert tiny_pipe(PROMPT, width=36, height=28, seed=1, steps=2).images[0].size == (36, 28)
+
+
+def test_save_and_load_paint_the_same(tiny_pipe: Pipeline, tmp_path: Path) -> None:
+    tiny_pipe.save(tmp_path / "saved")
+    again = wordbrush.load(tmp_path / "saved", dtype="float32")
+    assert same(again(PROMPT, seed=1).images, tiny_pipe(PROMPT, seed=1).images)
+    assert again.origin.model_hash is not None
+    assert again.conditioner.known_words == tiny_pipe.conditioner.known_words
+
+
+def test_load_names_what_is_wrong(tmp_path: Path, tiny_v_folder: Path) -> None:
+    for path, words in ((tmp_path / "none", "none"), (tmp_path, "model_index.json")):
+        with pytest.raises(ModelFileError, match=words):
+            wordbrush.load(path)
+    for options, words in (({"device": "tpu"}, "tpu"), ({"dtype": "int3"}, "int3"), ({"revision": "main"}, "main")):
+        with pytest.raises(RequestError, match=words):
+            wordbrush.load(tiny_v_folder, **options)  # type: ignore[arg-type]
