@@ -55,13 +55,16 @@ def draw(emoji: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
         return None
     glyph = canvas.crop(box)
     scale = SIZE / max(glyph.size)
-    glyph = glyph.resize((max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))), Image.Resampling.LANCZOS)
+    glyph = glyph.resize(
+        (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))), Image.Resampling.LANCZOS
+    )
     square = Image.new("RGBA", (SIZE, SIZE))
     square.paste(glyph, ((SIZE - glyph.width) // 2, (SIZE - glyph.height) // 2))
     return square
 
 
 def main() -> None:
+    """Draws every glyph and writes the pack."""
     font = ImageFont.truetype(str(FONT), STRIKE)
     names = read_names(ANNOTATIONS)
     kept: dict[str, dict[str, object]] = {}

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import wordbrush
 from wordbrush import GenerationRequest, ModelFileError, Pipeline, RequestError, WorkFailed
+from wordbrush import pipeline as pipeline_module
 from wordbrush.request import SAMPLER_NAMES, SCHEDULE_NAMES
 
 PROMPT = "a fox on a blue background"
+
+
+@pytest.fixture
+def network_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of rows that a denoiser was asked for, at every call of the network."""
+    calls: list[int] = []
+    made = pipeline_module.batched_network
+
+    def counted(*arguments: Any, **options: Any) -> Callable[[Tensor, float], Tensor]:
+        network = made(*arguments, **options)
+
+        def call(x: Tensor, timestep: float) -> Tensor:
+            output = network(x, timestep)
+            calls.append(len(output))
+            return output
+
+        return call
+
+    monkeypatch.setattr(pipeline_module, "batched_network", counted)
+    return calls
 
 
 def same(first: list[Image.Image], second: list[Image.Image]) -> bool:
@@ -106,18 +130,13 @@ def test_guidance_at_one_reads_no_negative_prompt(tiny_pipe: Pipeline) -> None:
     assert same(results[0].images, results[1].images)
 
 
-def test_steps_can_be_watched_and_left(tiny_pipe: Pipeline) -> None:
-    request = GenerationRequest(prompt=PROMPT, seed=4, steps=6)
-    calls: list[int] = []
-    hook = tiny_pipe.unet.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        for step in tiny_pipe.steps(request):
-            assert step.x.shape == step.x0.shape == (1, 4, 8, 8)
-            if step.index == 1:
-                break
-    finally:
-        hook.remove()
-    assert len(calls) <= 2
+def test_steps_can_be_watched_and_left(tiny_pipe: Pipeline, network_calls: list[int]) -> None:
+    request = GenerationRequest(prompt=PROMPT, seed=4, steps=6, sampler="euler")
+    for step in tiny_pipe.steps(request):
+        assert step.x.shape == step.x0.shape == (1, 4, 8, 8)
+        if step.index == 1:
+            break
+    assert len(network_calls) == 2, "stopping the iteration stops the work"
     finals = [step.x for step in tiny_pipe.steps(request)]
     assert len(finals) == tiny_pipe.step_count(tiny_pipe.fill(request)) == 6
     assert torch.equal(finals[-1], tiny_pipe(request).latents)
@@ -128,19 +147,20 @@ def test_steps_refuses_at_once(tiny_pipe: Pipeline) -> None:
         tiny_pipe.steps(GenerationRequest(prompt=PROMPT, width=33))
 
 
-def test_both_halves_of_guidance_run_together_and_nothing_twice(tiny_pipe: Pipeline) -> None:
-    calls = {"unet": 0, "text": 0}
-    hooks = [
-        tiny_pipe.unet.register_forward_hook(lambda *_: calls.update(unet=calls["unet"] + 1)),
-        tiny_pipe.conditioner.encoder.register_forward_hook(lambda *_: calls.update(text=calls["text"] + 1)),
-    ]
+def test_both_halves_of_guidance_run_together_and_nothing_twice(tiny_pipe: Pipeline, network_calls: list[int]) -> None:
+    encoded: list[int] = []
+    hook = tiny_pipe.conditioner.encoder.register_forward_hook(lambda *_: encoded.append(1))
     try:
         tiny_pipe([PROMPT, "a red car"], count=2, steps=5, guidance=4.0, sampler="euler")
     finally:
-        for hook in hooks:
-            hook.remove()
-    assert calls["text"] == 3, "each distinct prompt, and the negative one, is encoded once"
-    assert calls["unet"] in (0, 5), "one call a step (none when the network runs in its packed form)"
+        hook.remove()
+    assert len(encoded) == 3, "each distinct prompt, and the negative one, is encoded once"
+    assert network_calls == [8] * 5, "one call a step, for four pictures and their other halves"
+
+
+def test_outside_the_interval_of_guidance_half_the_work_is_saved(tiny_pipe: Pipeline, network_calls: list[int]) -> None:
+    tiny_pipe(PROMPT, steps=4, guidance=4.0, guidance_interval=(0.6, 1.0), sampler="euler")
+    assert network_calls == [2, 2, 1, 1]
 
 
 def test_given_latents_are_the_noise_that_the_seed_would_draw(tiny_pipe: Pipeline) -> None:
@@ -179,9 +199,7 @@ def test_options_beside_a_whole_request_are_refused(tiny_pipe: Pipeline) -> None
         tiny_pipe(GenerationRequest(prompt=PROMPT), steps=3)
 
 
-def test_words_that_the_model_cannot_read_are_reported(
-    tiny_pipe: Pipeline, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_words_that_the_model_cannot_read_are_reported(tiny_pipe: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="wordbrush"):
         result = tiny_pipe("a zebra 🦊", negative_prompt="a fox " * 30, seed=1)
     assert "'zebra'" in result.notes[0]

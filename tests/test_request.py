@@ -169,10 +169,15 @@ def test_an_input_picture_known_by_hash_alone_is_asked_for() -> None:
         again.image.load()
 
 
-def test_neither_the_package_nor_a_request_loads_torch_or_numpy() -> None:
-    code = (
-        "import sys, wordbrush, wordbrush.cli.app, wordbrush.metadata; wordbrush.GenerationRequest(prompt='a');"
-        "wordbrush.cli.app.make_app(); print([m for m in ('torch', 'numpy', 'PIL.Image') if m in sys.modules])"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"
+def loaded_by(code: str) -> set[str]:
+    """Which heavy modules a fresh process has after running the code."""
+    code += "; import sys; print(*(m for m in ('torch', 'numpy', 'PIL.Image') if m in sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_neither_the_package_nor_a_request_loads_anything_heavy() -> None:
+    assert loaded_by("import wordbrush, wordbrush.metadata; wordbrush.GenerationRequest(prompt='a')") == set()
+
+
+def test_the_command_line_does_not_load_torch_before_it_works() -> None:
+    assert "torch" not in loaded_by("import wordbrush.cli.app; wordbrush.cli.app.make_app()")

@@ -44,7 +44,10 @@ def test_labels_and_pictures_must_match() -> None:
 
 
 def test_film_strip_shows_noise_above_and_prediction_below() -> None:
-    frames = [Frame(label="timestep 999", noisy=solid(RED), clean=solid(GREEN)), Frame(label="end", noisy=solid(BLUE), clean=None)]
+    frames = [
+        Frame(label="timestep 999", noisy=solid(RED), clean=solid(GREEN)),
+        Frame(label="end", noisy=solid(BLUE), clean=None),
+    ]
     strip = film_strip(frames)
     left = strip.width - 2 * (128 + GAP)
     assert strip.getpixel((left + 64, strip.height // 4 + 20)) == RED

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
@@ -126,16 +126,14 @@ def write_new(path: Path, data: bytes) -> Path:
             candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _write(path: Path, data: bytes, settle: Callable[[str, Path], None]) -> Path:
-    temporary = None
+def _write(path: Path, data: bytes, settle: Callable[[Path, Path], None]) -> Path:
+    temporary = path.with_name(f".wordbrush-{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".wordbrush-", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         settle(temporary, path)
         return path
     except FileExistsError:
@@ -145,12 +143,11 @@ def _write(path: Path, data: bytes, settle: Callable[[str, Path], None]) -> Path
     except OSError as error:
         raise WorkFailed(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
-def _link(temporary: str, path: Path) -> None:
+def _link(temporary: Path, path: Path) -> None:
     """Gives the finished file its name unless that name is taken (`FileExistsError`)."""
     try:
         os.link(temporary, path)
@@ -160,10 +157,3 @@ def _link(temporary: str, path: Path) -> None:
         if path.exists():
             raise FileExistsError(str(path)) from None
         os.replace(temporary, path)
-
-
-def _umask() -> int:
-    """The process's file mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -41,6 +41,13 @@ def test_a_model_that_does_not_say_its_words_reports_none(conditioner: TextCondi
     assert {row.seen for row in silent.table("zebra")} == {None}
 
 
+def test_a_word_with_a_hyphen_makes_its_parts_known(conditioner: TextConditioner) -> None:
+    words = frozenset({"a", "t-shirt", "jack-o-lantern"})
+    taught = TextConditioner(conditioner.tokenizer, conditioner.encoder, known_words=words)
+    assert taught.report("a T-shirt, a jack-o-lantern").unseen == ()
+    assert taught.report("a u-shirt").unseen == ("u",)
+
+
 def test_words_past_the_limit_are_named(conditioner: TextConditioner) -> None:
     report = conditioner.report("a fox " * 11 + "red car" + " cats" * 5000)
     assert report.limit == 22 < 5000 < report.pieces
@@ -63,7 +70,7 @@ def test_the_table_is_the_sequence_that_the_encoder_reads(conditioner: TextCondi
         ids = [row.id for row in read]
         assert ids == conditioner.tokenizer.encode(prompt)[: len(ids)]
         assert {row.role for row in rows if row.position is None} <= {"cut"}
-    assert [row.word for row in conditioner.table("a zebra") if row.seen is False][0] == "zebra"
+    assert next(row.word for row in conditioner.table("a zebra") if row.seen is False) == "zebra"
 
 
 def test_special_tokens_typed_into_a_prompt_do_no_harm(conditioner: TextConditioner) -> None:

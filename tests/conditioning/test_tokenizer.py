@@ -36,7 +36,7 @@ def test_pieces_know_their_word_and_place(folder: Path) -> None:
     words: dict[int, str] = {}
     for piece in pieces:
         words[piece.word] = words.get(piece.word, "") + piece.text
-    assert [word for word in words.values()][:3] == ["a</w>", "zebra</w>", "'s</w>"]
+    assert list(words.values())[:3] == ["a</w>", "zebra</w>", "'s</w>"]
     assert {text[piece.start : piece.end].strip() for piece in pieces if piece.word == 3} == {"🦊"}
 
 

@@ -58,7 +58,13 @@ def test_synonyms_are_cldr_words_of_that_emoji_and_of_no_other_taught_one() -> N
 
 
 def test_words() -> None:
-    assert [pluralise(word) for word in ("cat", "box", "berry", "monkey", "peach")] == ["cats", "boxes", "berries", "monkeys", "peaches"]
+    assert [pluralise(word) for word in ("cat", "box", "berry", "monkey", "peach")] == [
+        "cats",
+        "boxes",
+        "berries",
+        "monkeys",
+        "peaches",
+    ]
     assert [with_article(word) for word in ("apple", "unicorn", "suv", "ufo", "dog")] == [
         "an apple", "a unicorn", "an suv", "a ufo", "a dog",
     ]  # fmt: skip
@@ -69,7 +75,10 @@ def test_objects_lie_on_the_grid_inside_the_frame_without_touching() -> None:
         assert 1 <= len(scene.objects) <= 4
         for item in scene.objects:
             assert item.x % GRID == item.y % GRID == 0
-            assert 0 <= item.x and item.x + item.size <= SIZE and 0 <= item.y and item.y + item.size <= SIZE
+            assert item.x >= 0
+            assert item.x + item.size <= SIZE
+            assert item.y >= 0
+            assert item.y + item.size <= SIZE
         boxes = [box(item) for item in scene.objects]
         for number, (left, top, right, bottom) in enumerate(boxes):
             for other in boxes[number + 1 :]:
@@ -109,8 +118,18 @@ def test_recoloured_things_have_that_hue(colour: str) -> None:
     car = sprite("🚗", 96, colour)
     solid = car[car[..., 3] > 0.99][:, :3]
     red, green, blue = solid.mean(0)
-    warm = {"red": red > 1.5 * blue, "orange": red > green > blue, "yellow": min(red, green) > blue, "pink": red > green}
-    cold = {"green": green > red, "blue": blue > red, "purple": blue > green, "gray": max(red, green, blue) - min(red, green, blue) < 0.1}
+    warm = {
+        "red": red > 1.5 * blue,
+        "orange": red > green > blue,
+        "yellow": min(red, green) > blue,
+        "pink": red > green,
+    }
+    cold = {
+        "green": green > red,
+        "blue": blue > red,
+        "purple": blue > green,
+        "gray": max(red, green, blue) - min(red, green, blue) < 0.1,
+    }
     assert {**warm, **cold}[colour]
 
 
@@ -120,7 +139,11 @@ def test_captions_claim_nothing_untrue(wording: int) -> None:
         text = caption(scene, random.Random(wording))
         nouns = Counter(item.kind for item in scene.objects)
         for kind, count in nouns.items():
-            names = [kind.plural] if count > 1 and len({i.colour for i in scene.objects if i.kind == kind}) == 1 else [kind.noun, *kind.synonyms]
+            names = (
+                [kind.plural]
+                if count > 1 and len({i.colour for i in scene.objects if i.kind == kind}) == 1
+                else [kind.noun, *kind.synonyms]
+            )
             assert any(name in text for name in names), (text, kind.noun)
         for number, word in NUMBERS.items():
             if re.search(rf"\b{word}\b", text):
@@ -131,7 +154,9 @@ def test_captions_claim_nothing_untrue(wording: int) -> None:
             assert scene.style not in ("sketch", "sepia")
         if scene.relation is None:
             assert not re.search(r"\b(left of|right of|above|below|under|beneath)\b", text)
-        assert not text.startswith(("there is two", "there is three", "there is four", "here is two", "here is three", "here is four"))
+        assert not text.startswith(
+            ("there is two", "there is three", "there is four", "here is two", "here is three", "here is four")
+        )
 
 
 def test_relations_in_captions_hold_in_the_picture() -> None:

@@ -10,9 +10,7 @@ from wordbrush.editing.start import held_outside, image_tensor, latent_mask, mas
 from wordbrush.errors import RequestError
 
 
-@pytest.mark.parametrize(
-    ("steps", "strength", "run"), [(50, 0.75, 37), (20, 1.0, 20), (20, 0.05, 1), (3, 0.999, 2)]
-)
+@pytest.mark.parametrize(("steps", "strength", "run"), [(50, 0.75, 37), (20, 1.0, 20), (20, 0.05, 1), (3, 0.999, 2)])
 def test_steps_to_run_is_the_rule_of_diffusers(steps: int, strength: float, run: int) -> None:
     assert steps_to_run(steps, strength) == run
 

@@ -82,8 +82,8 @@ def test_names_of_older_files_are_understood(folder: Path) -> None:
     for key, value in vae.items():
         for new, name in old.items():
             if f".attentions.0.{new}." in key:
-                key = key.replace(f".{new}.", f".{name}.")  # noqa: PLW2901
-                value = value[:, :, None, None] if value.ndim == 2 else value  # noqa: PLW2901
+                key = key.replace(f".{new}.", f".{name}.")
+                value = value[:, :, None, None] if value.ndim == 2 else value
         renamed[key] = value
     assert set(renamed) != set(vae)
     save_file(renamed, folder / "vae/diffusion_pytorch_model.safetensors")

@@ -85,7 +85,7 @@ def test_every_cut_and_flipped_header_byte_is_an_error_or_a_file(tmp_path: Path)
         path.write_bytes(whole[:length])
         with pytest.raises(ModelFileError):
             read_tensors(path)
-    for place in range(0, 8 + struct.unpack("<Q", whole[:8])[0]):
+    for place in range(8 + struct.unpack("<Q", whole[:8])[0]):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
         try:
             read_tensors(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 STEPS = 5
-"""A divisor of 1000: with others diffusers' DDIM takes the next noise level from T // steps, not from its own timesteps."""
+"""A divisor of 1000: with others diffusers' DDIM takes its next noise level from T // steps, not from its timesteps."""
 PROMPT = "a fox to the left of a red car"
 NEGATIVE = "green house"
 
@@ -116,6 +118,18 @@ def test_defaults_are_those_of_diffusers(tiny_sd_folder: Path, latents: torch.Te
     expected = 255.0 * pipeline(PROMPT, latents=latents.clone(), output_type="np").images[0]
     result = wordbrush.load(tiny_sd_folder, dtype="float32")(PROMPT, latents=latents)
     assert np.abs(np.asarray(result.images[0], dtype=np.float64) - expected).max() <= 1.0
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler"])
+def test_settings_that_diffusers_overrules_in_old_folders(
+    tiny_sd_folder: Path, latents: torch.Tensor, tmp_path: Path, sampler: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_sd_folder, tmp_path / "old"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True, "steps_offset": 0}))
+    expected = reference_picture(folder, sampler, latents, 5.0, "own")
+    found = picture(folder, sampler, latents, 5.0, None)
+    assert np.abs(found - expected).max() <= 1.0
 
 
 def test_a_saved_folder_opens_in_diffusers(tiny_v_folder: Path, latents: torch.Tensor, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from wordbrush.data.scenes import box, object_types, render, sample_scene
+from wordbrush.data.scenes import box, held_out, object_types, render, sample_scene
 from wordbrush.networks.inspector import Answers, Features
 from wordbrush.training.inspector import (
     OWN,
@@ -18,6 +19,7 @@ from wordbrush.training.inspector import (
     compressed,
     moved,
     natural_colour,
+    repainted,
     shrunk,
     vocabulary,
     weathered,
@@ -162,14 +164,26 @@ def test_weather_stays_near_the_picture() -> None:
 
 
 def test_moved_things_stay_in_the_frame() -> None:
-    import random
-
     for index in range(30):
         scene = sample_scene("train", 0, index)
         for item in moved(scene, random.Random(index)).objects:
             left, top, right, bottom = box(item)
             assert min(left, top) >= 0
             assert max(right, bottom) <= 128
+
+
+def test_repainting_shows_held_out_colours_and_changes_nothing_else() -> None:
+    seen = set()
+    for index in range(400):
+        scene = sample_scene("train", 0, index)
+        again = repainted(scene, random.Random(index))
+        assert [(o.kind, o.x, o.y, o.size) for o in again.objects] == [(o.kind, o.x, o.y, o.size) for o in scene.objects]
+        for before, after in zip(scene.objects, again.objects, strict=True):
+            assert after.colour == before.colour or after.kind.colourable
+            assert len({o.colour for o in again.objects if o.kind == after.kind}) == 1  # things of one name stay alike
+            seen.add((after.kind.noun, after.colour))
+        assert again.style == scene.style or again.style is None
+    assert any(colour and held_out(noun, f"colour:{colour}") for noun, colour in seen)
 
 
 def test_compression_keeps_the_shape() -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wordbrush.cli import console, data, evaluate, explain, generate, models, replay, train
+from wordbrush.cli import bench, console, data, evaluate, explain, generate, models, replay, train
 from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 
 # Each module adds its commands with `register(app)`; the order is that of `wordbrush --help`.
-COMMANDS = (generate, replay, explain, models, data, train, evaluate)
+COMMANDS = (generate, replay, explain, models, data, train, evaluate, bench)
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130
 
@@ -52,14 +52,20 @@ def make_app() -> typer.Typer:
 
     @app.callback()
     def options(
-        version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+        ] = False,
     ) -> None:
-        if version:
-            import wordbrush
-
-            typer.echo(f"wordbrush {wordbrush.__version__}")
-            raise typer.Exit
+        del version  # its callback has done all there is to do
 
     for module in COMMANDS:
         module.register(app)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import wordbrush
+
+        typer.echo(f"wordbrush {wordbrush.__version__}")
+        raise typer.Exit

@@ -11,12 +11,13 @@ import typer
 
 from wordbrush.cli import console
 from wordbrush.cli.options import AsJson
+from wordbrush.data.scenes.scene import Split
 from wordbrush.errors import RequestError
 
 
 def preview(
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("scenes.png"),
-    split: Annotated[str, typer.Option("--split", help="train or test.")] = "train",
+    split: Annotated[Split, typer.Option("--split", help="Test scenes ask for what training never shows.")] = "train",
     seed: Annotated[int, typer.Option("--seed", help="Which sequence of scenes.")] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=400, help="How many scenes.")] = 24,
     kind: Annotated[
@@ -31,8 +32,6 @@ def preview(
     from wordbrush.metadata import write_whole
     from wordbrush.sheets import contact_sheet
 
-    if split not in ("train", "test"):
-        raise RequestError(f"--split {split!r} is unknown; there are train and test")
     try:
         scenes = [sample_scene(split, seed, index, kind) for index in range(count)]
     except ValueError as error:

@@ -30,12 +30,16 @@ Prompts = Annotated[
 ]
 Count = Annotated[int, typer.Option("--count", "-n", help="Pictures for each prompt.")]
 Target = Annotated[str, typer.Option("--output", "-o", help="A .png file, or a folder, which is made.")]
-Sheet = Annotated[bool, typer.Option(help="With several pictures, also write them all on one.")]
+Sheet = Annotated[bool, typer.Option(help="With 2 to 400 pictures, also write them all on one.")]
+
+
+# More pictures than this are neither kept in memory nor put on one sheet.
+LARGEST_SHEET = 400
 
 
 @dataclass
 class Painted:
-    """What has been finished so far."""
+    """What has been finished so far; the images only where a contact sheet can show them all."""
 
     files: list[Path] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
@@ -122,7 +126,7 @@ def run(pipe: Pipeline, request: GenerationRequest, place: Output, *, sheet: boo
             console.note(_finished(painted, request, place))
         raise
     seconds = time.monotonic() - started
-    whole = _write_sheet(painted, request, place) if sheet and request.pictures > 1 else None
+    whole = _write_sheet(painted, request, place) if sheet and len(painted.images) > 1 else None
     if as_json:
         console.json_result(_summary(pipe, request, painted, whole, notes, seconds))
         return
@@ -148,9 +152,11 @@ def paint(pipe: Pipeline, request: GenerationRequest, place: Output, painted: Pa
             for index, image in enumerate(pipe.finish(part, latents)):
                 single = part.part(index, index + 1)
                 data = png_bytes(image, PictureMetadata(request=single, origin=pipe.origin))
-                file = place.write_picture(data, single.prompts[0], single.seed or 0, start + index + 1, total)
-                painted.files.append(file)
-                painted.images.append(image)
+                with console.uninterrupted():
+                    file = place.write_picture(data, single.prompts[0], single.seed or 0, start + index + 1, total)
+                    painted.files.append(file)
+                if total <= LARGEST_SHEET:
+                    painted.images.append(image)
 
 
 def read_prompts(argument: str | None, source: str | None) -> tuple[str, ...]:

@@ -48,13 +48,17 @@ def replay(
     if dtype == "auto":
         dtype = metadata.origin.dtype or dtype
     pipe = open_pipeline(model or metadata.request.model, device, dtype)
-    request = metadata.request.model_copy(update={"model": None})
-    for text in _differences(metadata.origin, pipe.origin):
+    request = pipe.fill(metadata.request.model_copy(update={"model": None}))
+    for text in [*_differences(metadata.origin, pipe.origin), *pipe.notes(request)]:
         console.note(text)
-    result = pipe(request)
-    data = png_bytes(result.images[0], PictureMetadata(request=result.request, origin=pipe.origin))
+    with console.progress("painting 1 picture", pipe.step_count(request)) as advance:
+        for step in pipe.steps(request):
+            latents = step.x
+            advance()
+    image = pipe.finish(request, latents)[0]
+    data = png_bytes(image, PictureMetadata(request=request, origin=pipe.origin))
     file = write_new(place.file, data) if output is None else write_whole(place.file, data)
-    same, verdict = _compare(source, result.images[0])
+    same, verdict = _compare(source, image)
     if as_json:
         console.json_result({"file": str(file), "identical": same, "verdict": verdict, **asdict(pipe.origin)})
     else:

@@ -73,6 +73,7 @@ class TextConditioner:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.known_words = known_words
+        self._known_pieces = None if known_words is None else _split_words(tokenizer, known_words)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -120,11 +121,11 @@ class TextConditioner:
 
     def _seen(self, word: str) -> bool | None:
         """Whether training showed the word; punctuation has no meaning to have been shown, and counts as seen."""
-        if self.known_words is None:
+        if self._known_pieces is None:
             return None
         if all(unicodedata.category(character)[0] in "PZC" for character in word):
             return True
-        return unicodedata.normalize("NFC", word).lower() in self.known_words
+        return unicodedata.normalize("NFC", word).lower() in self._known_pieces
 
 
 def _words(prompt: str, pieces: Sequence[Piece]) -> dict[int, str]:
@@ -134,6 +135,13 @@ def _words(prompt: str, pieces: Sequence[Piece]) -> dict[int, str]:
         start, end = spans.get(piece.word, (piece.start, piece.end))
         spans[piece.word] = (min(start, piece.start), max(end, piece.end))
     return {word: prompt[start:end].strip() for word, (start, end) in spans.items()}
+
+
+def _split_words(tokenizer: ClipTokenizer, words: frozenset[str]) -> frozenset[str]:
+    """The words as the tokenizer cuts them: "t-shirt" is three."""
+    whole = {word for word in words if word.isalpha()}
+    joined = (_words(word, tokenizer.pieces(word)).values() for word in words - whole)
+    return frozenset(whole.union(*joined))
 
 
 def _listed(words: Sequence[str], most: int = 8) -> str:

@@ -36,7 +36,8 @@ def _root(features: np.ndarray) -> np.ndarray:
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
     if len(centred) <= centred.shape[1]:
         return centred
-    return np.linalg.qr(centred, mode="r")
+    upper: np.ndarray = np.linalg.qr(centred, mode="r")  # type: ignore[assignment]
+    return upper
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,7 +145,8 @@ def _renamed_attention(key: str, tensor: torch.Tensor) -> tuple[str, torch.Tenso
 
 def _scheduler(folder: Path, config: Mapping[str, Any]) -> SamplingConfig:
     try:
-        return read_scheduler_config(config)
+        # diffusers' own class for these folders overrules two settings that early files left at unfit values
+        return replace(read_scheduler_config(config), steps_offset=1, clip_x0=None)
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {error}") from error
 
@@ -225,18 +226,15 @@ def write_folder(parts: ModelParts, folder: Path) -> None:
     """
     if folder.exists() and not (folder.is_dir() and (_is_empty(folder) or (folder / "model_index.json").exists())):
         raise RequestError(f"{folder} exists and is not a model folder; choose another name")
-    temporary = None
+    temporary = folder.with_name(f".wordbrush-{secrets.token_hex(8)}.part")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".wordbrush-", suffix=".part"))
+        temporary.mkdir(parents=True)
         _write_parts(parts, temporary)
-        os.chmod(temporary, 0o755)
         _replace_folder(temporary, folder)
     except OSError as error:
         raise WorkFailed(f"cannot write the model to {folder}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -61,7 +61,7 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             prefix = file.read(9)
             length = struct.unpack("<Q", prefix[:8])[0] if len(prefix) == 9 else 0
-            if prefix[8:] != b"{" or length > LARGEST_HEADER:
+            if prefix[8:] != b"{" or not 2 <= length <= LARGEST_HEADER:
                 raise ModelFileError(f"{path} is not a safetensors file; {_looks_like(prefix)}")
             if 8 + length > size:
                 raise ModelFileError(
@@ -134,7 +134,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Writes a file; the caller gives it its final name when all is written. Raises `OSError` as any writing does."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode  # the library makes files that only their owner may read
     try:
         save_file(plain, path, metadata={"format": "pt"})  # transformers refuses files that do not say "pt"
+        path.chmod(mode)
     except SafetensorError as error:  # the library wraps what the system said, a full disk for one
         raise OSError(str(error)) from error

@@ -53,7 +53,9 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
         for part in ("unet", "text_encoder", "vae", "clip"):
             weights = next(sources[part].glob("*.safetensors"))
             config = json.loads((sources[part] / "config.json").read_text())
-            write_network(made / part, config, load_file(weights), dtype=_DTYPES[recipe.dtype], weights_name=weights.stem)
+            write_network(
+                made / part, config, load_file(weights), dtype=_DTYPES[recipe.dtype], weights_name=weights.stem
+            )
         shutil.copytree(sources["scheduler"], made / "scheduler")
         shutil.copytree(sources["tokenizer"], made / "tokenizer")
         os.replace(made / "tokenizer/words.json", made / "words.json")

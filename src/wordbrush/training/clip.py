@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.scenes import caption, render, sample_scene
@@ -39,7 +39,7 @@ class CLIPTask:
         self.config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=train.projection)
         self.network = CLIPModel(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.modules = {"clip": self.network}
+        self.modules: dict[str, nn.Module] = {"clip": self.network}
 
     def batch(self, step: int) -> Batch:
         start = step * self.recipe.batch
@@ -47,7 +47,12 @@ class CLIPTask:
         ids = torch.tensor([self.tokenizer.encode(caption(scene)) for scene in scenes])
         return {"images": to_images(np.stack([render(scene) for scene in scenes])), "ids": ids}
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self,
+        batch: Batch,
+        step: int,  # noqa: ARG002  every task has this signature
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         text = F.normalize(self.network.text_features(batch["ids"]).float(), dim=1)  # (B, P)
         image = F.normalize(self.network.image_features(batch["images"]).float(), dim=1)  # (B, P)
         scale = self.network.logit_scale.exp().clamp(max=100.0)  # Radford 2021, §2.5
@@ -58,4 +63,6 @@ class CLIPTask:
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `clip/`, which transformers' CLIPModel opens."""
-        write_network(folder / "clip", self.config.to_dict(), averaged["clip"], dtype=torch.float32, weights_name="model")
+        write_network(
+            folder / "clip", self.config.to_dict(), averaged["clip"], dtype=torch.float32, weights_name="model"
+        )

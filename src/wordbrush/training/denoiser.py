@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.scenes import caption, render, sample_scene
@@ -26,10 +26,10 @@ from wordbrush.training.vae import to_images
 
 
 class LatentBank:
-    """Latents of scenes, encoded a window at a time and kept in the run's folder, so that resuming need not encode again.
+    """Latents of scenes, encoded a window at a time and kept in the run's folder, so that resuming finds them.
 
-    Step k of batch size b uses window k*b // (window * passes); within a window each pass is a fresh permutation. So what a
-    step sees is a function of the step alone.
+    Step k of batch size b uses window k*b // (window * passes); within a window each pass is a fresh permutation. So
+    what a step sees is a function of the step alone.
     """
 
     def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path) -> None:
@@ -38,7 +38,7 @@ class LatentBank:
         config = AutoencoderKLConfig.from_dict(json.loads((source / "config.json").read_text()))
         self.vae = AutoencoderKL(config)
         self.vae.load_state_dict(load_file(source / "diffusion_pytorch_model.safetensors"))
-        self.vae.to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_(False)
+        self.vae.to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         self.number = -1
         self.latents = torch.empty(0)
 
@@ -50,7 +50,9 @@ class LatentBank:
         if number != self.number:
             self.latents, self.number = self._window(number), number
         turn, place = divmod(position, per_pass)
-        order = torch.randperm(window, generator=torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 1_009 + turn))
+        order = torch.randperm(
+            window, generator=torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 1_009 + turn)
+        )
         chosen = order[place * batch : (place + 1) * batch]
         return self.latents[chosen].float(), [number * window + index for index in chosen.tolist()]
 
@@ -60,7 +62,9 @@ class LatentBank:
             return load_file(path)["latents"]
         parts = []
         for start in range(0, self.train.window, 64):
-            indices = range(number * self.train.window + start, number * self.train.window + min(start + 64, self.train.window))
+            indices = range(
+                number * self.train.window + start, number * self.train.window + min(start + 64, self.train.window)
+            )
             pixels = np.stack([render(sample_scene("train", self.recipe.seed, index)) for index in indices])
             with torch.no_grad():
                 images = to_images(pixels).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
@@ -90,8 +94,8 @@ class DenoiserTask:
         self.config = UNetConfig.from_dict(train.network)
         self.network = UNet(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.network.to(memory_format=torch.channels_last)
-        self.modules = {"unet": self.network, "text_encoder": self.text}
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.modules: dict[str, nn.Module] = {"unet": self.network, "text_encoder": self.text}
         scheduler = train.scheduler
         betas = BetaConfig(
             num_train_timesteps=scheduler["num_train_timesteps"],
@@ -108,20 +112,31 @@ class DenoiserTask:
         rng = random.Random(f"{self.recipe.seed}/{step}")
         ids = []
         for number in numbers:
-            text = "" if rng.random() < self.train.drop_caption else caption(sample_scene("train", self.recipe.seed, number), rng)
+            text = (
+                ""
+                if rng.random() < self.train.drop_caption
+                else caption(sample_scene("train", self.recipe.seed, number), rng)
+            )
             ids.append(self.tokenizer.encode(text))
         return {"latents": latents, "ids": torch.tensor(ids)}
 
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) integers: stratified draws, logit-normal but for a uniform part."""
-        spread = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count  # (B,) uniform
+        spread = (
+            torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+        ) / count  # (B,) uniform
         normal = torch.special.ndtri(spread.double().clamp(1e-6, 1 - 1e-6))
         times = torch.sigmoid(self.train.time_mean + self.train.time_std * normal)
         uniform = torch.rand(count, generator=generator) < self.train.uniform_times
         times = torch.where(uniform, torch.rand(count, generator=generator).double(), times)
         return (times * len(self.alpha_bar)).long().clamp(0, len(self.alpha_bar) - 1)
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self,
+        batch: Batch,
+        step: int,  # noqa: ARG002  every task has this signature
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         x0 = batch["latents"]
         timesteps = self.timesteps(len(x0), generator)
         eps = torch.randn(x0.shape, generator=generator)
@@ -134,9 +149,11 @@ class DenoiserTask:
         return loss, {}
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
-        """Writes `unet/`, `text_encoder/` and `scheduler/`; `wordbrush.training.assemble` joins them with the other parts."""
+        """Writes `unet/`, `text_encoder/` and `scheduler/`; `assemble` joins them with the other parts."""
         write_network(folder / "unet", self.config.to_dict(), averaged["unet"], dtype=torch.float32)
         text = {"architectures": ["CLIPTextModel"], **self.text_config.to_dict()}
-        write_network(folder / "text_encoder", text, averaged["text_encoder"], dtype=torch.float32, weights_name="model")
+        write_network(
+            folder / "text_encoder", text, averaged["text_encoder"], dtype=torch.float32, weights_name="model"
+        )
         (folder / "scheduler").mkdir(exist_ok=True)
         (folder / "scheduler/scheduler_config.json").write_text(json.dumps(self.train.scheduler, indent=2) + "\n")

@@ -13,11 +13,18 @@ from torch import Tensor
 
 
 def write_network(
-    folder: Path, config: dict[str, Any], weights: dict[str, Tensor], *, dtype: torch.dtype, weights_name: str = "diffusion_pytorch_model"
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    weights_name: str = "diffusion_pytorch_model",
 ) -> None:
     """Writes `config.json` and `<weights_name>.safetensors`; each appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: (value.to(dtype) if value.is_floating_point() else value).contiguous() for key, value in weights.items()}
+    tensors = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous() for key, value in weights.items()
+    }
     partial = folder / f".{weights_name}.partial"
     save_file(tensors, partial, metadata={"format": "pt"})
     os.replace(partial, folder / f"{weights_name}.safetensors")

@@ -1,5 +1,8 @@
 """Training the inspector on rendered scenes: what is where, in which colour, on which ground.
 
+A judge must know what can be asked for: unlike the generator, it is shown every colour on every thing that comes in
+colours, held-out pairs too. Its scenes are still those of the training split, from a seed of its own.
+
 It is to judge painted pictures, which are softer than renders and not quite on their grid. So what it is shown is
 moved, shrunk, softened, compressed, tinted and made noisy, never so far that a name or a colour would change.
 """
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from wordbrush.data.scenes import ObjectType, Scene, box, object_types, render, sample_scene
 from wordbrush.data.scenes.glyphs import COLOURS, sprite
@@ -36,6 +39,7 @@ _SHRINK = 0.86
 _COLOURLESS = ("sketch", "sepia", "silhouette")  # styles that hide a thing's colour ...
 _GROUNDLESS = ("sketch", "sepia")  # ... and that of the ground
 _PLAIN = 0.7  # part of such pictures that is shown in plain colours instead: prompts ask for no style
+_REPAINTED = 0.5  # part of the things that come in colours which is given a new one
 
 
 @cache
@@ -63,10 +67,20 @@ def vocabulary() -> dict[str, tuple[str, ...]]:
     }
 
 
-def moved(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with every thing a few pixels elsewhere, within the frame; most styles that hide colours taken off."""
-    if scene.style in _COLOURLESS and rng.random() < _PLAIN:
+def repainted(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with some of the things that come in colours in any other; most styles that hide colours taken off."""
+    if scene.style in _COLOURLESS:
+        if rng.random() >= _PLAIN:
+            return scene
         scene = replace(scene, style=None)
+    nouns = dict.fromkeys(item.kind.noun for item in scene.objects if item.kind.colourable)
+    new = {noun: rng.choice(tuple(COLOURS)) for noun in nouns if rng.random() < _REPAINTED}
+    objects = (replace(item, colour=new.get(item.kind.noun, item.colour)) for item in scene.objects)
+    return replace(scene, objects=tuple(objects))
+
+
+def moved(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with every thing a few pixels elsewhere, within the frame."""
     objects = []
     for item in scene.objects:
         x, y = (min(max(0, place + rng.randint(-_SHIFT, _SHIFT)), scene.size - item.size) for place in (item.x, item.y))
@@ -153,8 +167,8 @@ class InspectorTask:
         self.config = InspectorConfig.from_dict({**vocabulary(), **train.network})
         self.network = Inspector(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.network.to(memory_format=torch.channels_last)
-        self.modules = {"inspector": self.network}
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.modules: dict[str, nn.Module] = {"inspector": self.network}
         self.number_of = {name: number for number, name in enumerate(self.config.colours)}
 
     def batch(self, step: int) -> Batch:
@@ -162,7 +176,7 @@ class InspectorTask:
         generator = torch.Generator().manual_seed(rng.getrandbits(60))
         start = step * self.recipe.batch
         numbers = range(start, start + self.recipe.batch)
-        scenes = [moved(sample_scene("train", self.recipe.seed, number), rng) for number in numbers]
+        scenes = [moved(repainted(sample_scene("train", self.recipe.seed, number), rng), rng) for number in numbers]
         pictures = [render(scene) for scene in scenes]
         pictures = [
             compressed(picture, rng.randint(40, 90)) if rng.random() < 0.15 else picture for picture in pictures

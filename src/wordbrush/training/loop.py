@@ -63,7 +63,9 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.optimiser = OptimiserPair(task.modules, recipe.optimiser)
-        self.averaged = {name: {k: v.detach().clone() for k, v in m.state_dict().items()} for name, m in task.modules.items()}
+        self.averaged = {
+            name: {k: v.detach().clone() for k, v in m.state_dict().items()} for name, m in task.modules.items()
+        }
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
@@ -102,7 +104,9 @@ class Trainer:
             os.replace(partial, self.checkpoint)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            raise WorkFailed(f"the checkpoint {self.checkpoint} could not be written ({error}); the previous one is kept") from error
+            raise WorkFailed(
+                f"the checkpoint {self.checkpoint} could not be written ({error}); the previous one is kept"
+            ) from error
 
     def _average(self) -> None:
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
@@ -120,7 +124,9 @@ class Trainer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.optimiser.clip)
         if not torch.isfinite(loss) or not torch.isfinite(norm):
-            raise WorkFailed(f"the loss became {loss.item()} at step {self.step}; the last checkpoint is kept: lower the learning rate")
+            raise WorkFailed(
+                f"the loss became {loss.item()} at step {self.step}; the last checkpoint is kept: lower the rate"
+            )
         self.optimiser.step()
         self.step += 1
         self._average()
@@ -129,7 +135,10 @@ class Trainer:
     def run(
         self, until: float | None = None, stop: threading.Event | None = None
     ) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains to the end, for `until` seconds, or until `stop` is set; then saves. Yields (step, mean figures) each 50 steps."""
+        """Trains to the end, for `until` seconds or until `stop` is set, then saves.
+
+        Yields (step, mean figures) each 50 steps.
+        """
         started = time.monotonic()
         sums: dict[str, Tensor] = {}
         count = 0

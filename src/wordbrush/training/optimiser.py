@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wordbrush.training.recipe import Optimiser
 
-# First and last layers, embeddings and gains are not hidden matrices: orthogonalising their updates harms (Jordan 2024).
+# First and last layers, embeddings and gains are not hidden matrices: orthogonal updates harm them (Jordan 2024).
 _NOT_HIDDEN = ("embedding", "conv_in", "conv_out", "logit_scale", "projection", "head")
 
 
@@ -24,15 +24,22 @@ def _as_matrix(weight: Tensor) -> Tensor:
 class OptimiserPair:
     """AdamW and, if the recipe says so, Muon, stepped as one.
 
-    Muon's rate is scaled so that its updates are as large as AdamW's (Liu 2025, "Muon is scalable", eq. 4): one learning
-    rate serves both.
+    Muon's rate is scaled so that its updates are as large as AdamW's (Liu 2025, "Muon is scalable", eq. 4): one
+    learning rate serves both.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], recipe: Optimiser) -> None:
-        named = [(f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters() if p.requires_grad]
+        named = [
+            (f"{name}.{key}", p)
+            for name, module in modules.items()
+            for key, p in module.named_parameters()
+            if p.requires_grad
+        ]
         self.parameters = [parameter for _, parameter in named]
         hidden = [
-            p for key, p in named if recipe.kind == "muon" and p.ndim in (2, 4) and not any(word in key for word in _NOT_HIDDEN)
+            p
+            for key, p in named
+            if recipe.kind == "muon" and p.ndim in (2, 4) and not any(word in key for word in _NOT_HIDDEN)
         ]
         chosen = {id(p) for p in hidden}
         rest = [p for p in self.parameters if id(p) not in chosen]

@@ -19,7 +19,8 @@ class Optimiser(_Strict):
     """Linear warm-up, the full rate, and a cosine fall to `final` times it over the last `decay` of the run."""
 
     kind: Literal["adamw", "muon"] = Field(
-        "adamw", description="adamw (Loshchilov 2019); muon (Jordan 2024): hidden weight matrices orthogonalised, the rest by adamw"
+        "adamw",
+        description="adamw (Loshchilov 2019) or muon (Jordan 2024): hidden matrices orthogonalised, the rest by adamw",
     )
     learning_rate: float = Field(1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
@@ -39,14 +40,19 @@ class VAERecipe(_Strict):
     kl: float = Field(1e-3, ge=0, description="weight of the mean divergence per latent, in nats")
     edges: float = Field(1.0, ge=0, description="weight of the L1 distance of neighbouring-pixel differences")
     half_scale_every: int = Field(
-        4, ge=0, description="each n-th step decodes latents pooled to half size against the picture at half size "
-        "(scale equivariance, Kouzelis 2025): keeps latents smooth; 0 never"
+        4,
+        ge=0,
+        description="each n-th step decodes latents pooled to half size against the picture at half size "
+        "(scale equivariance, Kouzelis 2025): keeps latents smooth; 0 never",
     )
     decoder_of: str | None = Field(
-        None, description="folder of a trained autoencoder: only its decoder is trained on, its latents stay what they are"
+        None,
+        description="folder of a trained autoencoder: only its decoder is trained on, its latents stay what they are",
     )
     latent_noise: float = Field(
-        0.0, ge=0, description="with decoder_of: spread of noise added to unit-variance latents, since a denoiser's are never exact"
+        0.0,
+        ge=0,
+        description="largest spread of noise added to latents of unit variance, since a denoiser's are never exact",
     )
 
 
@@ -70,10 +76,14 @@ class DenoiserRecipe(_Strict):
     tokenizer: str = Field(description="folder of the tokenizer")
     clip: str = Field(description="folder of the CLIP whose text tower the text encoder starts from")
     train_text: bool = Field(True, description="train the text encoder together with the U-Net")
-    drop_caption: float = Field(0.1, ge=0, le=1, description="part of captions emptied, for guidance (Ho & Salimans 2022)")
+    drop_caption: float = Field(
+        0.1, ge=0, le=1, description="part of captions emptied, for guidance (Ho & Salimans 2022)"
+    )
     time_mean: float = Field(0.0, description="times are sigmoid(mean + std * normal) (Esser 2024, section 3.1) ...")
     time_std: float = Field(1.0, gt=0)
-    uniform_times: float = Field(0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise")
+    uniform_times: float = Field(
+        0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise"
+    )
     window: int = Field(20_000, ge=1, description="scenes encoded at a time")
     passes: int = Field(4, ge=1, description="how often each window is trained on, with new captions each time")
 
@@ -103,7 +113,9 @@ class AssembleRecipe(_Strict):
     clip: str
     tokenizer: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float16"
-    defaults: dict[str, Any] = Field(default_factory=dict, description="wordbrush.json: what the model wants where a request is silent")
+    defaults: dict[str, Any] = Field(
+        default_factory=dict, description="wordbrush.json: what the model wants where a request is silent"
+    )
 
 
 Trained = Annotated[VAERecipe | CLIPRecipe | DenoiserRecipe | InspectorRecipe, Field(discriminator="task")]
@@ -120,9 +132,11 @@ class Recipe(_Strict):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the running average of the weights; 0 for none")
     checkpoint_every: int = Field(500, ge=1, description="steps")
-    optimiser: Optimiser = Optimiser()
+    optimiser: Optimiser = Field(default_factory=lambda: Optimiser.model_validate({}))
     train: Trained
-    result: dict[str, Any] = Field(default_factory=dict, description="what a finished run gave: time, hardware, figures; not read")
+    result: dict[str, Any] = Field(
+        default_factory=dict, description="what a finished run gave: time, hardware, figures; not read"
+    )
 
 
 class BuildRecipe(_Strict):
@@ -150,4 +164,6 @@ def read_recipe(path: Path) -> Recipe | BuildRecipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RequestError(f"the recipe {path} is wrong at {where}: {first['msg']} (given: {first['input']!r:.80})") from error
+        raise RequestError(
+            f"the recipe {path} is wrong at {where}: {first['msg']} (given: {first['input']!r:.80})"
+        ) from error

@@ -29,7 +29,10 @@ def learn_tokenizer(texts: list[str], *, size: int, max_length: int) -> ClipToke
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_WORD), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_WORD), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
@@ -45,12 +48,14 @@ def learn_tokenizer(texts: list[str], *, size: int, max_length: int) -> ClipToke
 
 
 def write_tokenizer(folder: Path, *, captions: int = 40_000, size: int = 2000, max_length: int = 32) -> ClipTokenizer:
-    """Learns from `captions` training captions and writes the folder, with `words.json`: every word that training has seen."""
+    """Learns from `captions` training captions; writes the folder and in it `words.json`, every word of training."""
     texts = training_captions(captions)
     tokenizer = learn_tokenizer(texts, size=size, max_length=max_length)
     seen = sorted({text for scene in texts[: -len(glyph_names())] for text in scene.lower().replace(",", " ").split()})
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (tokenizer.files() | {"words.json": json.dumps(seen, indent=0, ensure_ascii=False) + "\n"}).items():
+    for name, text in (
+        tokenizer.files() | {"words.json": json.dumps(seen, indent=0, ensure_ascii=False) + "\n"}
+    ).items():
         partial = folder / f".{name}.partial"
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, folder / name)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from wordbrush.data.scenes import box, render, sample_scene
 from wordbrush.data.scenes.scene import SIZE
@@ -23,7 +23,7 @@ from wordbrush.training.recipe import Recipe, VAERecipe
 
 
 def scene_crop(seed: int, index: int, crop: int) -> np.ndarray:
-    """A (crop, crop, 3) uint8 piece of a training scene with a thing in it; mostly on the grid that scenes are laid out on."""
+    """A (crop, crop, 3) uint8 piece of a training scene with a thing in it; mostly on the grid of scenes."""
     scene = sample_scene("train", seed, index)
     rng = random.Random(f"crop/{seed}/{index}")
     left, top, right, bottom = box(rng.choice(scene.objects))
@@ -54,8 +54,8 @@ class VAETask:
             self.network.initialise(torch.Generator().manual_seed(recipe.seed))
         else:
             self._continue(Path(train.decoder_of))
-        self.network.to(memory_format=torch.channels_last)
-        self.modules = {"vae": self.network}
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.modules: dict[str, nn.Module] = {"vae": self.network}
 
     def _continue(self, folder: Path) -> None:
         trained = AutoencoderKLConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
@@ -63,7 +63,8 @@ class VAETask:
             raise RequestError(f"the recipe's network is not that of {folder}; copy its config.json into the recipe")
         self.network.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
         self.network.encoder.requires_grad_(False)
-        self.network.quant_conv.requires_grad_(False)
+        if self.network.quant_conv is not None:
+            self.network.quant_conv.requires_grad_(False)
 
     def batch(self, step: int) -> Batch:
         start = step * self.recipe.batch
@@ -83,7 +84,10 @@ class VAETask:
         decoded = self.network.decode_raw(latents).float()
         l1 = (decoded - images).abs().mean()
         edge = sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(images), strict=True))
-        kl = replace(posterior, mean=posterior.mean.float(), logvar=posterior.logvar.float()).kl().mean() / latents[0].numel()
+        kl = (
+            replace(posterior, mean=posterior.mean.float(), logvar=posterior.logvar.float()).kl().mean()
+            / latents[0].numel()
+        )
         if half:
             kl = kl / 4
         loss = l1 + self.train.edges * edge + self.train.kl * kl
@@ -91,8 +95,9 @@ class VAETask:
         return loss, figures
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
-        """Writes `vae/`. Latents of scenes are brought to zero mean and unit variance, channel by channel, unless only a
-        decoder was trained.
+        """Writes `vae/`; latents of scenes are brought to zero mean and unit variance, channel by channel.
+
+        Not so where only a decoder was trained: its latents stay what they were.
 
         The shift and scale become the 1x1 convolutions that Stable Diffusion's autoencoder has between its encoder, the
         latents and its decoder (`quant_conv`, `post_quant_conv`), so any reader of the format gets them right.

@@ -21,7 +21,7 @@ _ONE = ("there is ", "here is ")  # only before a lone thing
 
 
 def describe(item: SceneObject, count: int, rng: random.Random | None = None) -> str:
-    """"a big red car", "three cats". Without an rng the plainest wording: no synonym, no size."""
+    """ "a big red car", "three cats". Without an rng the plainest wording: no synonym, no size."""
     noun = item.kind.noun
     if rng is not None and count == 1 and item.kind.synonyms and rng.random() < 0.35:
         noun = rng.choice(item.kind.synonyms)
@@ -87,7 +87,9 @@ def _ground(scene: Scene, rng: random.Random) -> str | None:
         return None  # the default ground: mostly unsaid
     pattern = ""
     if scene.pattern and rng.random() < 0.8:
-        pattern = {"polka dot": "polka dot", "striped": rng.choice(("striped", "stripy")), "checkered": "checkered"}[scene.pattern]
+        pattern = {"polka dot": "polka dot", "striped": rng.choice(("striped", "stripy")), "checkered": "checkered"}[
+            scene.pattern
+        ]
     return f"{with_article(' '.join(filter(None, (scene.background, pattern))))} background"
 
 
@@ -97,7 +99,9 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
     text = _things(scene, rng)
     ground = _ground(scene, rng)
     if scene.style:
-        name = {"sketch": "pencil sketch" if rng.random() < 0.3 else "sketch", "sepia": "sepia picture"}.get(scene.style, scene.style)
+        name = {"sketch": "pencil sketch" if rng.random() < 0.3 else "sketch", "sepia": "sepia picture"}.get(
+            scene.style, scene.style
+        )
         article = name if scene.style == "pixel art" else with_article(name)
         text = f"{article} of {text}" if rng.random() < 0.6 else f"{text}, {name}"
     else:

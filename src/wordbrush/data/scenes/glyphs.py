@@ -81,7 +81,9 @@ def sprite(emoji: str, size: int, colour: str | None = None) -> Sprite:
     array = np.asarray(picture).astype(np.float32) / 255
     array[..., :3] *= array[..., 3:]
     channels = [
-        Image.fromarray(array[..., index]).resize((width, height), Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
+        Image.fromarray(array[..., index]).resize(
+            (width, height), Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS
+        )
         for index in range(4)
     ]
     return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=-1), 0, 1)

@@ -29,7 +29,7 @@ def pluralise(noun: str) -> str:
 
 
 def with_article(phrase: str) -> str:
-    """"apple" -> "an apple". By sound: a ukulele, an x-ray, an SUV."""
+    """ "apple" -> "an apple". By sound: a ukulele, an x-ray, an SUV."""
     first = phrase.split()[0].lower()
     vowel = first[0] in "aeiou" and not first.startswith(("uni", "ufo", "use", "one"))
     return f"{'an' if vowel or first == 'suv' else 'a'} {phrase}"
@@ -59,7 +59,7 @@ def _parse(line: str, category: str) -> ObjectType:
 
 @cache
 def object_types() -> tuple[ObjectType, ...]:
-    """All taught things, in the order of objects.txt; the order is the class number everywhere (the inspector's too)."""
+    """All taught things, in the order of objects.txt, which numbers the classes everywhere (the inspector's too)."""
     types: list[ObjectType] = []
     category = ""
     for line in resources.files(__package__).joinpath("objects.txt").read_text(encoding="utf-8").splitlines():

@@ -67,7 +67,9 @@ def render(scene: Scene) -> np.ndarray:
     if scene.style == "sketch":
         canvas = _sketch(canvas)
     elif scene.style == "sepia":
-        canvas = (canvas @ np.array([0.299, 0.587, 0.114], np.float32))[..., None] * np.array([1.0, 0.86, 0.66], np.float32)
+        canvas = (canvas @ np.array([0.299, 0.587, 0.114], np.float32))[..., None] * np.array(
+            [1.0, 0.86, 0.66], np.float32
+        )
     picture = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
     if scene.style == "pixel art":
         small = Image.fromarray(picture).resize((scene.size // 4,) * 2, Image.Resampling.BOX)

@@ -65,7 +65,7 @@ class Scene:
 
 @lru_cache(maxsize=200_000)
 def held_out(*pair: str) -> bool:
-    """Whether this unordered pair (two nouns, a noun and a "colour:red", "background:blue" or "style:sketch") is held out."""
+    """Whether an unordered pair is held out: two nouns, or a noun and "colour:red", "background:red" and the like."""
     digest = hashlib.blake2b("|".join(sorted(pair)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") < _HELD_OUT * 2**32
 
@@ -83,7 +83,7 @@ def pairs(scene: Scene) -> Iterator[tuple[str, str]]:
 
 
 def allowed(scene: Scene) -> bool:
-    """Train: no held-out pair. Test: all object pairs and colours held out; background and style with at least one object."""
+    """Train: no held-out pair. Test: all object pairs held out; colour, ground and style with at least one thing."""
     if scene.split == "train":
         return not any(held_out(*pair) for pair in pairs(scene))
     by_kind: dict[str, list[bool]] = {}
