@@ -23,6 +23,7 @@ import os
 import statistics
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def main() -> None:
             started = time.perf_counter()
             paint(1, marks)
             singles.append(time.perf_counter() - started)
-            pauses += [after - before for before, after in zip(marks, marks[1:])]
+            pauses += [after - before for before, after in pairwise(marks)]
         pictures = len(paint.noise)
         started = time.perf_counter()
         paint(pictures)

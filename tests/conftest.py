@@ -86,8 +86,9 @@ def make_sd_folder(folder: Path, tokenizer_files: Path, scheduler: object) -> No
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
             sample_size=TINY_SIDE // 4, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=32, attention_head_dim=4,
+            norm_num_groups=8,
         )  # fmt: skip
         vae = AutoencoderKL(
             block_out_channels=(16, 32, 32), down_block_types=("DownEncoderBlock2D",) * 3,

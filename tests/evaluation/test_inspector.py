@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from wordbrush.data.scenes import render
+from wordbrush.data.scenes import Scene, render
 from wordbrush.errors import ModelFileError
 from wordbrush.evaluation.composition import accuracy, summarise
 from wordbrush.evaluation.inspector import TrainedInspector
 from wordbrush.evaluation.inspector.sightings import SHIPPED
 from wordbrush.evaluation.judging import judge
-from wordbrush.evaluation.prompts import SEED, composition_prompts
+from wordbrush.evaluation.prompts import SEED, Prompt, composition_prompts
 from wordbrush.networks.inspector import Answers, Features
 from wordbrush.runtime.policy import Runtime
 from wordbrush.training.inspector import vocabulary
@@ -104,3 +105,23 @@ def test_the_shipped_inspector_is_right_about_held_out_renders() -> None:
         assert getattr(result, name) >= 0.95, (name, result)
     verdicts = [judge(prompt, sighting) for prompt, sighting in zip(prompts, seen, strict=True)]
     assert summarise(prompts, verdicts).mean >= 0.95, [verdict.reason for verdict in verdicts if verdict.reason]
+
+
+def test_the_shipped_inspector_is_not_fooled() -> None:
+    """Renders with one thing wrong: colours or places exchanged, one thing too few, another thing in its place."""
+    wrong: list[tuple[Prompt, Scene]] = []
+    prompts = composition_prompts(8, SEED + 7)
+    for prompt, other in zip(prompts, prompts[1:] + prompts[:1], strict=True):
+        first, *rest = prompt.scene.objects
+        if prompt.task == "counting":
+            objects = tuple(rest)
+        elif prompt.task == "attribute binding":
+            objects = (replace(first, colour=rest[0].colour), replace(rest[0], colour=first.colour))
+        elif prompt.task == "position":
+            objects = (replace(first, kind=rest[0].kind), replace(rest[0], kind=first.kind))
+        else:
+            objects = (replace(first, kind=other.scene.objects[0].kind), *rest)
+        wrong.append((prompt, replace(prompt.scene, objects=objects)))
+    seen = TrainedInspector.load().inspect([Image.fromarray(render(scene)) for _, scene in wrong])
+    passed = [prompt.text for (prompt, _), sighting in zip(wrong, seen, strict=True) if judge(prompt, sighting).right]
+    assert passed == []

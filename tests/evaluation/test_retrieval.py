@@ -54,7 +54,7 @@ def test_retrieval_is_by_the_clips_own_logits(folder_with_clip: Path) -> None:
         with torch.no_grad():
             logits = clip(ids, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1).logits_per_image
         own = torch.arange(len(prompts))
-        right[name] = ((logits.argmax(1) == own).double().mean().item(), (logits.argmax(0) == own).double().mean().item())
+        right[name] = [(logits.argmax(axis) == own).double().mean().item() for axis in (1, 0)]
     assert result.among == len(prompts) == 3 * len(TASKS)
     assert result.picture_to_caption == pytest.approx(right["renders"][0])
     assert result.caption_to_picture == pytest.approx(right["renders"][1])

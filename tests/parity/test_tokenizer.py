@@ -12,7 +12,8 @@ from wordbrush.conditioning.tokenizer import ClipTokenizer
 
 TEXTS = (
     "", "a fox", "A FOX on  a\tblue\nbackground", "it's we're I'll don't", "3 cats, 12 dogs; 100%", "été İstanbul",
-    "狐狸 and 🦊👩‍🚀", "e\u0301 NFC", "<|startoftext|> a <|endoftext|>", "zebra" * 40, "a fox " * 60, "  ", "...!?", "x" * 500,
+    "狐狸 and 🦊👩‍🚀", "e\u0301 NFC", "<|startoftext|> a <|endoftext|>", "zebra" * 40, "a fox " * 60, "  ", "...!?",
+    "x" * 500, "straße",
     "\u00a0nbsp\u2003em", "Ω≈ç√ ﬁ", "snake_case-and-more",
 )  # fmt: skip
 

@@ -177,7 +177,8 @@ def test_repainting_shows_held_out_colours_and_changes_nothing_else() -> None:
     for index in range(400):
         scene = sample_scene("train", 0, index)
         again = repainted(scene, random.Random(index))
-        assert [(o.kind, o.x, o.y, o.size) for o in again.objects] == [(o.kind, o.x, o.y, o.size) for o in scene.objects]
+        places = [[(o.kind, o.x, o.y, o.size) for o in either.objects] for either in (scene, again)]
+        assert places[0] == places[1]
         for before, after in zip(scene.objects, again.objects, strict=True):
             assert after.colour == before.colour or after.kind.colourable
             assert len({o.colour for o in again.objects if o.kind == after.kind}) == 1  # things of one name stay alike

@@ -15,7 +15,7 @@ from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.training.loop import Trainer, learning_rate
 from wordbrush.training.optimiser import OptimiserPair
 from wordbrush.training.recipe import Optimiser, Recipe, VAERecipe, read_recipe
-from wordbrush.training.run import build_task, train
+from wordbrush.training.run import Curve, build_task, train
 
 NETWORK = {
     "latent_channels": 4, "block_out_channels": [16, 16], "layers_per_block": 1, "norm_num_groups": 1,
@@ -185,3 +185,12 @@ def test_exported_weights_are_the_running_average(recipe_file: Path, tmp_path: P
     written = load_file(folder / "vae/diffusion_pytorch_model.safetensors")
     assert all(torch.equal(written[key], value) for key, value in averaged.items())
     assert isinstance(read_recipe(recipe_file).train, VAERecipe)  # type: ignore[union-attr]
+
+
+def test_curve_of_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
+    curve = Curve(tmp_path / "curve.csv", upto=0)
+    for step in (50, 100, 150):
+        curve.add({"step": step, "loss": step / 100})
+    again = Curve(tmp_path / "curve.csv", upto=100)
+    again.add({"step": 150, "loss": 9.0})
+    assert (tmp_path / "curve.csv").read_text() == "step,loss\n50,0.5\n100,1.0\n150,9.0\n"

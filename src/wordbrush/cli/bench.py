@@ -57,14 +57,15 @@ def bench(
     from wordbrush.evaluation.speed import Task, measure
 
     task = Task(pictures=pictures, repeats=repeats, cold=cold, steps=steps, guidance=guidance)
-    scripts = [found for found in (_peer_script(peer) if with_peer else None,) if found is not None]
+    script = _peer_script(peer) if with_peer else None
+    peers = {} if script is None else {script: _DTYPES}
     pipe = open_pipeline(model, device, dtype)
-    result = measure(pipe, task, dict.fromkeys(scripts, _DTYPES), lambda text: typer.echo(f"measuring {text}", err=True))
+    result = measure(pipe, task, peers, say=lambda text: typer.echo(f"measuring {text}", err=True))
     if as_json:
         console.json_result(result.as_json())
     else:
         console.result(table(result))
-        if with_peer and not scripts:
+        if with_peer and script is None:
             console.note("diffusers is not measured: that needs a source tree and diffusers and transformers installed")
     for problem in result.problems:
         console.note(problem)
@@ -105,8 +106,10 @@ def table(result: Speed) -> str:
         lines.append(f"{name:26}" + "".join(f"{column[index]:>26}" for column in columns))
     if len(columns) > 1:
         lines.append("")
-    for peer in result.figures[1:]:
-        lines.append(f"a step is {peer.step / ours.step:.1f} times as fast as {peer.name} in {peer.dtype}")
+    lines += [
+        f"a step takes {peer.name} in {peer.dtype} {peer.step / ours.step:.1f} times as long"
+        for peer in result.figures[1:]
+    ]
     return "\n".join(lines)
 
 

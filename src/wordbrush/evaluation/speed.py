@@ -194,7 +194,14 @@ def _wait(pipe: Pipeline) -> None:
 def _cold(pipe: Pipeline, request: GenerationRequest, folder: Path) -> float:
     """Seconds of `wordbrush generate` in a new process, after one that warms the file cache."""
     command = [sys.executable, "-m", "wordbrush", "generate", request.prompts[0], "--seed", str(request.seed)]
-    command += ["--steps", str(request.steps), "--guidance", str(request.guidance), "--output", str(folder / "cold.png")]
+    command += [
+        "--steps",
+        str(request.steps),
+        "--guidance",
+        str(request.guidance),
+        "--output",
+        str(folder / "cold.png"),
+    ]
     command += ["--device", str(pipe.runtime.device), "--dtype", pipe.runtime.dtype_name]
     if pipe.parts.source is not None:
         command += ["--model", str(pipe.parts.source)]

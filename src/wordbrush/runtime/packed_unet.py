@@ -3,6 +3,7 @@
 What differs from the plain network, all of it exact but for rounding:
 
     weights     packed once (see `packing`); query, key and value projected by one product
+    text        its keys and values computed once per prompt, in bfloat16 with the weights on both sides of them
     time        embedded once for all rows and runs; what it adds to a residual block goes in as a convolution's bias
     guidance    rows of one picture that differ in their text alone are computed once up to the first cross-attention
     sums        shortcuts are added inside the kernel before them; the gate's GELU as well
@@ -18,14 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wordbrush.networks.blocks import Downsample, ResnetBlock, Upsample, silu
+from wordbrush.networks.blocks import Downsample, ResnetBlock, Upsample
 from wordbrush.networks.unet import PreparedContext, UNet, UNetConfig, sinusoids
 from wordbrush.networks.unet_blocks import GEGLU, DownBlock, KeyValue, MidBlock, Transformer, TransformerLayer, UpBlock
 from wordbrush.runtime.packing import (
     FoldedUpsample,
-    PackedAttention,
     PackedConv,
+    PackedCrossAttention,
+    PackedLayerNorm,
     PackedLinear,
+    PackedNorm,
+    PackedSelfAttention,
     can_pack,
     packed_linear,
 )
@@ -39,15 +43,14 @@ class PackedResnet:
     """A residual block; what the time adds comes as the first convolution's bias."""
 
     def __init__(self, block: ResnetBlock) -> None:
-        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.norm1, self.norm2 = PackedNorm(block.norm1), PackedNorm(block.norm2)
         self.conv1, self.conv2 = PackedConv(block.conv1), PackedConv(block.conv2)
-        self.shortcut = None if block.conv_shortcut is None else PackedConv(block.conv_shortcut)
+        self.shortcut = None if block.conv_shortcut is None else packed_linear(block.conv_shortcut)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W); bias: (C',), the first convolution's plus the time's part. Returns (B, C', H, W)."""
-        h = self.conv1(silu(self.norm1(x)), bias)
-        h = silu(self.norm2(h))
-        return self.conv2.plus(h, x if self.shortcut is None else self.shortcut(x))
+        h = self.norm2.silu(self.conv1(self.norm1.silu(x), bias))
+        return self.conv2.plus(h, x if self.shortcut is None else _feature_map(self.shortcut(_tokens(x)), like=x))
 
 
 class PackedUpsample:
@@ -66,29 +69,20 @@ class PackedTransformerLayer:
     """Self-attention, cross-attention, gated feed-forward."""
 
     def __init__(self, layer: TransformerLayer) -> None:
-        own, cross, gated, last = layer.attn1, layer.attn2, layer.ff.net[0], layer.ff.net[2]
+        gated, last = layer.ff.net[0], layer.ff.net[2]
         assert isinstance(gated, GEGLU)
-        self.norms = (layer.norm1, layer.norm2, layer.norm3)
-        self.qkv = PackedLinear(torch.cat([own.to_q.weight, own.to_k.weight, own.to_v.weight]))
-        self.attention = PackedAttention(own.heads)  # the same for both: neither holds weights
-        self.out1 = packed_linear(own.to_out[0])
-        self.query = PackedLinear(cross.to_q.weight)
-        self.context = PackedLinear(torch.cat([cross.to_k.weight, cross.to_v.weight]))
-        self.out2 = packed_linear(cross.to_out[0])
+        self.norm1, self.norm2, self.norm3 = (PackedLayerNorm(norm) for norm in (layer.norm1, layer.norm2, layer.norm3))
+        self.own, self.cross = PackedSelfAttention(layer.attn1), PackedCrossAttention(layer.attn2)
         (value, gate), (value_bias, gate_bias) = gated.proj.weight.chunk(2), gated.proj.bias.chunk(2)
         self.value, self.gate = PackedLinear(value, value_bias), PackedLinear(gate, gate_bias)
         self.last = packed_linear(last)
         self.index = layer.index
 
-    def keys_values(self, context: Tensor) -> KeyValue:
-        """context: (B, L, D). Returns this layer's keys and values as `PackedAttention` wants them."""
-        return self.attention.keys_values(self.context(context))
-
     def __call__(self, x: Tensor, context: Sequence[KeyValue]) -> Tensor:
         """x: (B, N, width). Returns the same shape."""
-        x = self.out1.plus(self.attention.within(self.qkv(self.norms[0](x))), x)
-        x = self.out2.plus(self.attention.across(self.query(self.norms[1](x)), *context[self.index]), x)
-        h = self.norms[2](x)
+        x = self.own(self.norm1(x), x)
+        x = self.cross(self.norm2(x), x, context[self.index])
+        h = self.norm3(x)
         return self.last.plus(self.value(h).mul_(self.gate.gelu(h)), x)
 
 
@@ -96,7 +90,7 @@ class PackedTransformer:
     """Transformer layers over the positions of a feature map; a 1×1 convolution is a linear layer here."""
 
     def __init__(self, block: Transformer) -> None:
-        self.norm = block.norm
+        self.norm = PackedNorm(block.norm)
         self.first, self.last = packed_linear(block.proj_in), packed_linear(block.proj_out)
         self.layers = [PackedTransformerLayer(cast(TransformerLayer, layer)) for layer in block.transformer_blocks]
 
@@ -105,8 +99,7 @@ class PackedTransformer:
         tokens = self.first(_tokens(self.norm(x)))  # (B, h * w, C)
         for layer in self.layers:
             tokens = layer(tokens, context)
-        out = self.last.plus(tokens, _tokens(x))
-        return out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, C, h, w), channels last
+        return _feature_map(self.last.plus(tokens, _tokens(x)), like=x)
 
 
 class PackedStage:
@@ -144,7 +137,7 @@ class PackedUNet(nn.Module):
 
     def _pack(self, unet: UNet) -> None:
         self.conv_in, self.conv_out = PackedConv(unet.conv_in), PackedConv(unet.conv_out)
-        self.norm_out = unet.conv_norm_out
+        self.norm_out = PackedNorm(unet.conv_norm_out)
         down, middle, up = _blocks(unet)
         self.down = [(_stages(block), _downsamplers(block)) for block in down]
         self.mid = [PackedStage(middle.resnets[0], middle.attentions[0]), PackedStage(middle.resnets[1], None)]
@@ -168,11 +161,11 @@ class PackedUNet(nn.Module):
         self._times: dict[float, tuple[Tensor, ...]] = {}
 
     def prepare_context(self, context: Tensor) -> PreparedContext:
-        """As `UNet.prepare_context`, but keys and values are laid out for `PackedAttention`."""
+        """As `UNet.prepare_context`, but keys and values are laid out for `PackedCrossAttention`."""
         if context.ndim != 3 or context.shape[2] != self.config.cross_attention_dim:
             width = self.config.cross_attention_dim
             raise ValueError(f"context has shape {tuple(context.shape)}; this network takes (B, L, {width})")
-        return PreparedContext(pairs=tuple(layer.keys_values(context) for layer in self.layers))
+        return PreparedContext(pairs=tuple(layer.cross.prepare(context) for layer in self.layers))
 
     def forward(self, x: Tensor, timestep: float, context: PreparedContext, *, copies: int = 1) -> Tensor:
         """Returns the prediction, (R, out_channels, h, w).
@@ -204,7 +197,7 @@ class PackedUNet(nn.Module):
             for upsample in upsamplers:
                 height, width = skips[-1].shape[2:]
                 x = upsample(x, (height, width))
-        return self.conv_out(silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out.silu(x))
 
     def _time_biases(self, timestep: float) -> tuple[Tensor, ...]:
         """What the time adds to each residual block's first convolution, (C',) each; kept for the next run.
@@ -254,3 +247,8 @@ def _upsamplers(block: UpBlock) -> list[PackedUpsample]:
 
 def _tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h * w, C), a view of a channels-last map
+
+
+def _feature_map(tokens: Tensor, *, like: Tensor) -> Tensor:
+    rows, _, height, width = like.shape
+    return tokens.view(rows, height, width, -1).permute(0, 3, 1, 2)  # (B, C, h, w), channels last

@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from wordbrush.networks.blocks import ResnetBlock, Upsample, silu
+from wordbrush.networks.blocks import ResnetBlock, Upsample
 from wordbrush.networks.vae import AutoencoderKL, Level
 from wordbrush.runtime.packed_unet import PackedResnet
-from wordbrush.runtime.packing import FoldedUpsample, PackedConv, can_pack
+from wordbrush.runtime.packing import FoldedUpsample, PackedConv, PackedNorm, can_pack
 from wordbrush.runtime.policy import Runtime
 
 
@@ -27,7 +27,7 @@ class PackedDecoder:
         decoder = vae.decoder
         self.config = vae.config
         self.post_quant_conv = vae.post_quant_conv
-        self.norm_out = decoder.conv_norm_out
+        self.norm_out = PackedNorm(decoder.conv_norm_out)
         with torch.no_grad():
             self.conv_in, self.conv_out = PackedConv(decoder.conv_in), PackedConv(decoder.conv_out)
             middle = decoder.mid_block
@@ -43,7 +43,7 @@ class PackedDecoder:
         x = self.conv_in(x if self.post_quant_conv is None else self.post_quant_conv(x))
         for part in self.parts:
             x = part(x)
-        return self.conv_out(silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out.silu(x))
 
 
 def _packed(part: nn.Module) -> Callable[[Tensor], Tensor]:

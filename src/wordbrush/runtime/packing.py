@@ -9,11 +9,14 @@ The layers here copy weights out of ordinary modules and leave those as they are
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordbrush.networks.attention import PLAIN_MAX_KEYS, attend
+from wordbrush.networks.unet_blocks import Attention
 
 # The hint that oneDNN's reordering asks for; the format it picks was the same for all sizes tried.
 _TOKENS = 128
@@ -81,6 +84,30 @@ def packed_linear(layer: nn.Module) -> PackedLinear:
     return PackedLinear(layer.weight, layer.bias)
 
 
+class PackedNorm:
+    """Group normalisation of (B, C, H, W), without a module's overhead, which small feature maps feel."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        self.groups, self.weight, self.bias, self.eps = norm.num_groups, norm.weight, norm.bias, norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """SiLU of the normalised map."""
+        return F.silu(self(x), inplace=True)
+
+
+class PackedLayerNorm:
+    """Layer normalisation of (B, L, C)."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self.shape, self.weight, self.bias, self.eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
 class FoldedUpsample:
     """Twice the size by nearest neighbour, then a 3×3 convolution, as one 2×2 convolution of the small feature map.
 
@@ -111,47 +138,85 @@ class FoldedUpsample:
         return out
 
 
-class PackedAttention:
-    """Multi-head attention with few copies: the arithmetic of `networks.attention.attend`.
+class PackedSelfAttention:
+    """Self-attention around a shortcut, with few copies: the arithmetic of `networks.attention.attend`.
 
-    With few keys, each step is one kernel over all heads and rows, and the scale costs nothing.
+    With few tokens, each step is one kernel over all heads and rows, and the scale costs nothing.
     """
 
-    def __init__(self, heads: int) -> None:
-        self.heads = heads
+    def __init__(self, attention: Attention) -> None:
+        self.heads = attention.heads
+        self.qkv = PackedLinear(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
+        self.out = packed_linear(attention.to_out[0])
 
-    def within(self, qkv: Tensor) -> Tensor:
-        """Self-attention. qkv: (B, L, 3 * C), queries, keys and values side by side. Returns (B, L, C)."""
-        rows, length, _ = qkv.shape
+    def __call__(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """x, shortcut: (B, L, C). Returns shortcut + attention(x)."""
+        qkv = self.qkv(x)
+        rows, length, width = x.shape
         if length > PLAIN_MAX_KEYS:
             query, key, value = qkv.chunk(3, dim=2)
-            return attend(query, key, value, self.heads)
-        parts = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
-        q, k, v = parts.reshape(3, rows * self.heads, length, -1).unbind()
-        return self._joined(_softmax_product(q, k.transpose(1, 2), v), rows)
+            return self.out.plus(attend(query, key, value, self.heads), shortcut)
+        parts = qkv.view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = parts.reshape(3, rows * self.heads, length, width // self.heads).unbind()
+        return self.out.plus(_joined(_softmax_product(q, k.transpose(1, 2), v), self.heads), shortcut)
 
-    def keys_values(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Lays out the keys and values (B, S, 2 * C) of `across`: keys (B, heads, d, S), values (B, heads, S, d)."""
-        key, value = keys_values.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, S, d) each
-        return key.transpose(2, 3).contiguous(), value.contiguous()
 
-    def across(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention to what `keys_values` laid out, of B rows, or of one that serves all. query: (B, L, C)."""
-        rows = len(query)
-        q = query.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, d)
-        if key.shape[3] > PLAIN_MAX_KEYS:
-            out = F.scaled_dot_product_attention(q, key.transpose(2, 3), value)
-            return out.transpose(1, 2).flatten(2)
-        if len(key) < rows:
-            key, value = key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)
-        return self._joined(_softmax_product(*(part.flatten(0, 1) for part in (q, key, value))), rows)
+class PackedCrossAttention:
+    """Attention to a text around a shortcut, with what depends on the text alone computed beforehand.
 
-    def _joined(self, heads: Tensor, rows: int) -> Tensor:
-        return heads.unflatten(0, (rows, self.heads)).transpose(1, 2).flatten(2)  # (B, L, C)
+    Scores are x Wᵩ k and the result is w v Wₒ, for weights w that sum to 1. Where the keys of all heads together are no
+    more than the width, Wᵩ k and v Wₒ are multiplied out once per text: each step then has two products for four.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        self.heads = attention.heads
+        self.plain = attention
+        self.query = PackedLinear(attention.to_q.weight)
+        self.keys_values = PackedLinear(torch.cat([attention.to_k.weight, attention.to_v.weight]))
+        self.out = packed_linear(attention.to_out[0])
+
+    def prepare(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context (B, S, D), with or without the weights around them, for `__call__`."""
+        parts = self.keys_values(context).unflatten(2, (2, self.heads, -1))
+        key, value = parts.permute(2, 0, 3, 1, 4)  # (B, heads, S, d) each
+        width = self.plain.to_q.in_features
+        # in float32 the products over all heads run slower than those they replace
+        if self.heads * context.shape[1] > width or context.dtype == torch.float32:
+            return key.transpose(2, 3).contiguous(), value.contiguous()
+        size = width // self.heads
+        before = self.plain.to_q.weight.float().view(self.heads, size, width).transpose(1, 2)  # (heads, C, d)
+        scores = torch.matmul(before, key.float().transpose(2, 3)) * size**-0.5  # (B, heads, C, S)
+        last = cast(nn.Linear, self.plain.to_out[0])
+        after = last.weight.float().view(width, self.heads, size).permute(1, 2, 0)  # (heads, d, C)
+        result = torch.matmul(value.float(), after) + last.bias.float() / self.heads  # (B, heads, S, C)
+        return (
+            scores.transpose(1, 2).flatten(2).to(context.dtype).contiguous(),  # (B, C, heads * S)
+            result.flatten(1, 2).to(context.dtype).contiguous(),  # (B, heads * S, C)
+        )
+
+    def __call__(self, x: Tensor, shortcut: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        """x, shortcut: (B, L, C); prepared: of B rows, or of one that serves all. Returns shortcut + attention(x)."""
+        first, second = (part.expand(len(x), *part.shape[1:]) for part in prepared)
+        rows, length, width = x.shape
+        if first.ndim == 3:
+            scores = torch.bmm(x, first).view(rows, length, self.heads, -1)
+            return torch.baddbmm(shortcut, torch.softmax(scores, dim=3).view(rows, length, -1), second)
+        q = self.query(x).view(rows, length, self.heads, width // self.heads).transpose(1, 2)  # (B, heads, L, d)
+        if first.shape[3] > PLAIN_MAX_KEYS:
+            out = F.scaled_dot_product_attention(q, first.transpose(2, 3), second)
+            return self.out.plus(out.transpose(1, 2).flatten(2), shortcut)
+        out = _softmax_product(q.flatten(0, 1), first.flatten(0, 1), second.flatten(0, 1))
+        return self.out.plus(_joined(out, self.heads), shortcut)
 
 
 def _softmax_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q: (N, L, d), k: (N, d, S), v: (N, S, d). Returns softmax(q k / √d) v, (N, L, d)."""
     start = q.new_empty((1, 1, 1))  # not read: beta = 0
     scores = torch.baddbmm(start, q, k, beta=0, alpha=q.shape[2] ** -0.5)
-    return torch.bmm(F.softmax(scores, dim=-1), v)
+    return torch.bmm(torch.softmax(scores, dim=2), v)
+
+
+def _joined(x: Tensor, heads: int) -> Tensor:
+    """x: (B * heads, L, d). Returns (B, L, heads * d)."""
+    count, length, size = x.shape
+    return x.view(count // heads, heads, length, size).transpose(1, 2).reshape(count // heads, length, heads * size)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from wordbrush.training.loop import Task, Trainer
@@ -76,14 +77,37 @@ def train(
     if isinstance(recipe, BuildRecipe):
         return build(recipe, folder)
     trainer = Trainer(recipe, build_task(recipe, folder), folder, log=log)
+    curve = Curve(folder / "curve.csv", upto=trainer.step)
     started, first = time.monotonic(), trainer.step
     for step, figures in trainer.run(until, stop):
         rate = (step - first) * recipe.batch / (time.monotonic() - started)
         left = (recipe.steps - step) * recipe.batch / rate
         shown = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        line = f"{recipe.name}: step {step}/{recipe.steps}  {shown}  {rate:.1f} pictures/s  {left / 60:.0f} min left"
-        log(line)
-        with (folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        log(f"{recipe.name}: step {step}/{recipe.steps}  {shown}  {rate:.1f} pictures/s  {left / 60:.0f} min left")
+        curve.add({"step": step, "seconds": round(trainer.seconds)} | {k: round(v, 5) for k, v in figures.items()})
     trainer.task.export(folder, trainer.averaged)
     return folder
+
+
+class Curve:
+    """The figures of a run as a CSV file, a row each time they are logged."""
+
+    def __init__(self, path: Path, *, upto: int) -> None:
+        """`upto`: the step a run resumes from; rows after it are dropped, since they are about to be made again."""
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= upto]
+        path.unlink(missing_ok=True)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Appends a row; the first one gives the columns their names."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n", extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
