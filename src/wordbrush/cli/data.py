@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from wordbrush.cli import console
 from wordbrush.cli.options import AsJson
-from wordbrush.data.scenes.scene import Split
 from wordbrush.errors import RequestError
 
 
 def preview(
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("scenes.png"),
-    split: Annotated[Split, typer.Option("--split", help="Test scenes ask for what training never shows.")] = "train",
+    split: Annotated[
+        Literal["train", "test"], typer.Option("--split", help="Test scenes ask for what training never shows.")
+    ] = "train",
     seed: Annotated[int, typer.Option("--seed", help="Which sequence of scenes.")] = 0,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=400, help="How many scenes.")] = 24,
     kind: Annotated[

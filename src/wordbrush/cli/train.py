@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -25,10 +28,24 @@ def train(
     """Trains what a recipe describes. Stop it at any moment: the same command again goes on where it was."""
     from wordbrush.training.run import train as run
 
-    folder = run(
-        recipe, output, until=None if minutes is None else 60 * minutes, log=lambda line: typer.echo(line, err=True)
-    )
-    console.result(f"{folder}")
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if stop.is_set():  # asked twice: at once, leaving what the last checkpoint holds
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        until = None if minutes is None else 60 * minutes
+        folder = run(recipe, output, until=until, stop=stop, log=lambda line: typer.echo(line, err=True))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stop.is_set():
+        console.note("stopped; the same command goes on from here")
+    console.result(str(folder))
 
 
 def register(app: typer.Typer) -> None:

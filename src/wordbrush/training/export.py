@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
+
+from wordbrush.formats.safetensors_file import write_tensors
+from wordbrush.metadata import write_whole
 
 
 def write_network(
@@ -22,12 +24,8 @@ def write_network(
 ) -> None:
     """Writes `config.json` and `<weights_name>.safetensors`; each appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous() for key, value in weights.items()
-    }
+    tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
     partial = folder / f".{weights_name}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
+    write_tensors(partial, tensors)
     os.replace(partial, folder / f"{weights_name}.safetensors")
-    partial = folder / ".config.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -12,6 +11,7 @@ from wordbrush.conditioning.tokenizer import ClipTokenizer, SpecialTokens
 from wordbrush.data.scenes import caption, sample_scene
 from wordbrush.data.scenes.glyphs import glyph_names
 from wordbrush.data.scenes.objects import object_types
+from wordbrush.metadata import write_whole
 
 _WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -52,11 +52,7 @@ def write_tokenizer(folder: Path, *, captions: int = 40_000, size: int = 2000, m
     texts = training_captions(captions)
     tokenizer = learn_tokenizer(texts, size=size, max_length=max_length)
     seen = sorted({text for scene in texts[: -len(glyph_names())] for text in scene.lower().replace(",", " ").split()})
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        tokenizer.files() | {"words.json": json.dumps(seen, indent=0, ensure_ascii=False) + "\n"}
-    ).items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+    words = json.dumps(seen, indent=0, ensure_ascii=False) + "\n"
+    for name, text in (tokenizer.files() | {"words.json": words}).items():
+        write_whole(folder / name, text.encode())
     return tokenizer
