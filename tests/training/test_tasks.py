@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import wordbrush
 from wordbrush.conditioning.tokenizer import ClipTokenizer
-from wordbrush.errors import RequestError
+from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.training.clip import CLIPTask
 from wordbrush.training.denoiser import DenoiserTask
 from wordbrush.training.recipe import Recipe, read_recipe
@@ -189,3 +189,20 @@ def test_decoder_training_leaves_the_latents_alone(workshop: Path, tmp_path: Pat
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert "decoder" in changed
     assert not changed & {"encoder", "quant_conv"}
+
+
+def test_denoiser_can_go_on_from_a_finished_model(workshop: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((workshop / "denoiser.yaml").read_text())
+    recipe["train"]["start"] = str(workshop / "model")
+    path = tmp_path / "more.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    recipe_read = read_recipe(path)
+    assert isinstance(recipe_read, Recipe)
+    task = build_task(recipe_read, tmp_path)
+    shipped = load_file(workshop / "model/unet/diffusion_pytorch_model.safetensors")
+    own = task.modules["unet"].state_dict()
+    assert all(torch.equal(own[key], shipped[key].float()) for key in shipped)
+    recipe["train"]["start"] = str(tmp_path)
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ModelFileError, match="cannot start from"):
+        build_task(read_recipe(path), tmp_path)  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from wordbrush.networks.attention import PLAIN_MAX_KEYS, attend
 from wordbrush.networks.unet_blocks import Attention
 
+_KERNELS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+
 # The hint that oneDNN's reordering asks for; the format it picks was the same for all sizes tried.
 _TOKENS = 128
 _SIDE = 16
@@ -30,6 +32,8 @@ _TAPS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this build of torch and this processor have the kernels."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in _KERNELS):  # they are torch's own affair and may change
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

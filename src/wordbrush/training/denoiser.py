@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.scenes import caption, render, sample_scene
 from wordbrush.diffusion.process import BetaConfig
+from wordbrush.errors import ModelFileError
 from wordbrush.networks.clip import CLIPConfig, CLIPTextModel
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
@@ -94,6 +96,8 @@ class DenoiserTask:
         self.config = UNetConfig.from_dict(train.network)
         self.network = UNet(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
+        if train.start is not None:
+            self._start_from(Path(train.start))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.modules: dict[str, nn.Module] = {"unet": self.network, "text_encoder": self.text}
         scheduler = train.scheduler
@@ -106,6 +110,17 @@ class DenoiserTask:
         )
         self.alpha_bar = torch.from_numpy(betas.alphas_cumprod())
         self.bank = LatentBank(recipe, train, folder)
+
+    def _start_from(self, folder: Path) -> None:
+        for network, path in (
+            (self.network, folder / "unet/diffusion_pytorch_model.safetensors"),
+            (self.text, folder / "text_encoder/model.safetensors"),
+        ):
+            try:
+                network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+            except (OSError, SafetensorError, RuntimeError) as error:
+                reason = str(error).strip().split("\n")[0]
+                raise ModelFileError(f"the run cannot start from {path}: {reason}") from error
 
     def batch(self, step: int) -> Batch:
         latents, numbers = self.bank.rows(step)

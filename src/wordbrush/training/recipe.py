@@ -75,6 +75,9 @@ class DenoiserRecipe(_Strict):
     vae: str = Field(description="folder of the trained autoencoder")
     tokenizer: str = Field(description="folder of the tokenizer")
     clip: str = Field(description="folder of the CLIP whose text tower the text encoder starts from")
+    start: str | None = Field(
+        None, description="model folder whose U-Net and text encoder this run goes on from, instead of from nothing"
+    )
     train_text: bool = Field(True, description="train the text encoder together with the U-Net")
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="part of captions emptied, for guidance (Ho & Salimans 2022)"
