@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from wordbrush.cli import console
+from wordbrush.cli.options import Device
 
 EXAMPLE = "Example: wordbrush train recipes/vae.yaml --output runs/vae"
 
@@ -24,6 +25,7 @@ def train(
             "--minutes", min=0.0, help="Stop after this long; the same command goes on later.", show_default="no limit"
         ),
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Trains what a recipe describes. Stop it at any moment: the same command again goes on where it was."""
     from wordbrush.training.run import train as run
@@ -39,7 +41,7 @@ def train(
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         until = None if minutes is None else 60 * minutes
-        folder = run(recipe, output, until=until, stop=stop, log=lambda line: typer.echo(line, err=True))
+        folder = run(recipe, output, device=device, until=until, stop=stop, log=lambda line: typer.echo(line, err=True))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

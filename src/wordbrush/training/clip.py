@@ -57,7 +57,7 @@ class CLIPTask:
         image = F.normalize(self.network.image_features(batch["images"]).float(), dim=1)  # (B, P)
         scale = self.network.logit_scale.exp().clamp(max=100.0)  # Radford 2021, §2.5
         logits = scale * image @ text.T  # (B, B)
-        own = torch.arange(len(logits))
+        own = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         return loss, {"retrieval": (logits.argmax(1) == own).float().mean(), "scale": scale.detach()}
 

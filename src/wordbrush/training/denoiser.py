@@ -34,13 +34,14 @@ class LatentBank:
     what a step sees is a function of the step alone.
     """
 
-    def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path, device: torch.device) -> None:
         self.recipe, self.train, self.folder = recipe, train, folder
         source = Path(train.vae)
         config = AutoencoderKLConfig.from_dict(json.loads((source / "config.json").read_text()))
         self.vae = AutoencoderKL(config)
         self.vae.load_state_dict(load_file(source / "diffusion_pytorch_model.safetensors"))
-        self.vae.to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+        self.vae.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vae.requires_grad_(False)
         self.number = -1
         self.latents = torch.empty(0)
 
@@ -69,8 +70,8 @@ class LatentBank:
             )
             pixels = np.stack([render(sample_scene("train", self.recipe.seed, index)) for index in indices])
             with torch.no_grad():
-                images = to_images(pixels).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-                parts.append(self.vae.encode(images).mode().half())
+                images = to_images(pixels).to(next(self.vae.parameters())).contiguous(memory_format=torch.channels_last)
+                parts.append(self.vae.encode(images).mode().half().cpu())
         latents = torch.cat(parts).contiguous()
         # the window before stays: a run resumed from a checkpoint of its last steps needs it again
         (self.folder / f"latents-{number - 2}.safetensors").unlink(missing_ok=True)
@@ -83,7 +84,8 @@ class LatentBank:
 class DenoiserTask:
     """Noisy latents and captions in, velocity out."""
 
-    def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path, device: torch.device | None = None) -> None:
+        """`device`: where scenes are encoded; the CPU unless given. The loop moves the networks."""
         self.recipe, self.train = recipe, train
         self.tokenizer = ClipTokenizer.from_folder(Path(train.tokenizer))
         self.empty = torch.tensor(self.tokenizer.encode(""))
@@ -109,7 +111,7 @@ class DenoiserTask:
             zero_terminal_snr=scheduler["rescale_betas_zero_snr"],
         )
         self.alpha_bar = torch.from_numpy(betas.alphas_cumprod())
-        self.bank = LatentBank(recipe, train, folder)
+        self.bank = LatentBank(recipe, train, folder, device or torch.device("cpu"))
 
     def _start_from(self, folder: Path) -> None:
         for network, path in (
@@ -154,12 +156,12 @@ class DenoiserTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         x0 = batch["latents"]
         timesteps = self.timesteps(len(x0), generator)
-        eps = torch.randn(x0.shape, generator=generator)
+        eps = torch.randn(x0.shape, generator=generator).to(x0)
         alpha_bar = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
-        alpha, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        alpha, sigma = alpha_bar.sqrt().to(x0), (1 - alpha_bar).sqrt().to(x0)  # (B, 1, 1, 1)
         x = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
         context = self.text(batch["ids"]).last_hidden_state
-        predicted = self.network(x, timesteps, context).float()
+        predicted = self.network(x, timesteps.to(x.device), context).float()
         loss = F.mse_loss(predicted, alpha * eps - sigma * x0)  # Salimans & Ho 2022, appendix D
         return loss, {}
 

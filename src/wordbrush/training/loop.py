@@ -35,7 +35,9 @@ class Task(Protocol):
         """The data of a step, a pure function of the step; runs in a background thread."""
 
     def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and figures for the log. `generator` is seeded from (seed, step)."""
+        """The loss and figures for the log. The batch is on the networks' device; `generator` is a CPU one, seeded from
+        (seed, step), so that a run draws the same noise on every device.
+        """
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes the trained networks (running averages by module name) as model folders."""
@@ -58,8 +60,20 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 class Trainer:
     """One run of a recipe in a folder: `checkpoint.pt` while it trains, model folders when `export` is called."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: Path, *, log: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        folder: Path,
+        *,
+        device: torch.device | None = None,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        """`device`: where the networks live; the CPU unless given."""
         self.recipe, self.task, self.folder, self.log = recipe, task, folder, log
+        self.device = device or torch.device("cpu")
+        for module in task.modules.values():
+            module.to(self.device)
         self.step = 0
         self.seconds = 0.0
         self.optimiser = OptimiserPair(task.modules, recipe.optimiser)
@@ -76,7 +90,7 @@ class Trainer:
 
     def _resume(self) -> None:
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, mmap=True)
+            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, mmap=True, map_location="cpu")
         except Exception as error:  # torch reports a damaged archive with several unrelated types
             raise ModelFileError(f"{self.checkpoint} is damaged ({error}); delete it to start afresh") from error
         for name, module in self.task.modules.items():
@@ -119,7 +133,8 @@ class Trainer:
         rate = learning_rate(self.step, self.recipe.steps, self.recipe.optimiser)
         self.optimiser.set_rate(rate)
         bf16 = self.recipe.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
             loss, figures = self.task.loss(batch, self.step, step_generator(self.recipe.seed, self.step))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.optimiser.clip)

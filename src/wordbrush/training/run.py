@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
+from wordbrush.runtime.policy import Runtime
 from wordbrush.training.loop import Task, Trainer
 from wordbrush.training.recipe import (
     AssembleRecipe,
@@ -22,7 +25,7 @@ from wordbrush.training.recipe import (
 )
 
 
-def build_task(recipe: Recipe, folder: Path) -> Task:
+def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None) -> Task:
     """The task of a recipe, its networks freshly initialised; `folder` is where it may keep what it computes once."""
     match recipe.train:
         case VAERecipe() as train:
@@ -36,7 +39,7 @@ def build_task(recipe: Recipe, folder: Path) -> Task:
         case DenoiserRecipe() as train:
             from wordbrush.training.denoiser import DenoiserTask
 
-            return DenoiserTask(recipe, train, folder)
+            return DenoiserTask(recipe, train, folder, device)
         case InspectorRecipe() as train:
             from wordbrush.training.inspector import InspectorTask
 
@@ -61,6 +64,7 @@ def train(
     path: Path,
     folder: Path,
     *,
+    device: str = "auto",
     until: float | None = None,
     stop: threading.Event | None = None,
     log: Callable[[str], None] = print,
@@ -70,13 +74,14 @@ def train(
     It ends early, saved and exported, after `until` seconds or once `stop` is set.
 
     Raises:
-        RequestError: the recipe is wrong, or a folder that it names is missing.
+        RequestError: the recipe is wrong, a folder that it names is missing, or there is no such device.
         WorkFailed: the loss is no longer a number, or a checkpoint could not be written.
     """
     recipe = read_recipe(path)
     if isinstance(recipe, BuildRecipe):
         return build(recipe, folder)
-    trainer = Trainer(recipe, build_task(recipe, folder), folder, log=log)
+    place = Runtime.choose(device).device
+    trainer = Trainer(recipe, build_task(recipe, folder, place), folder, device=place, log=log)
     curve = Curve(folder / "curve.csv", upto=trainer.step)
     started, first = time.monotonic(), trainer.step
     for step, figures in trainer.run(until, stop):

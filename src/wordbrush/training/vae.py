@@ -77,7 +77,7 @@ class VAETask:
         latents = posterior.sample(generator)
         if self.train.latent_noise:
             amount = self.train.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
-            latents = latents + amount * torch.randn(latents.shape, generator=generator)
+            latents = latents + (amount * torch.randn(latents.shape, generator=generator)).to(latents)
         half = self.train.half_scale_every and step % self.train.half_scale_every == 0
         if half:
             latents, images = F.avg_pool2d(latents, 2), F.avg_pool2d(images, 2)
