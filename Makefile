@@ -18,8 +18,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
-	@$(BIN)/wordbrush generate --prompts $(PROMPTS) --output demo
-	@echo "The pictures are in demo/, all together in demo/contact-sheet.png."
+	@$(BIN)/wordbrush generate --prompts $(PROMPTS) --seed 7 --output demo
+	@echo "The pictures are in demo/, and a sheet with all of them."
 
 # One thread a worker: the tests' tensors are tiny, and workers that compete for cores only slow each other down.
 test: lint

@@ -96,12 +96,15 @@ def main() -> None:
             singles.append(time.perf_counter() - started)
             pauses += [after - before for before, after in pairwise(marks)]
         pictures = len(paint.noise)
-        started = time.perf_counter()
-        paint(pictures)
+        batches: list[float] = []
+        for _ in range(max(2, task["repeats"] // 2)):
+            started = time.perf_counter()
+            paint(pictures)
+            batches.append(time.perf_counter() - started)
         result |= {
             "step": statistics.median(pauses),
             "single": statistics.median(singles),
-            "batch": time.perf_counter() - started,
+            "batch": min(batches),
         }
     result["pixels"] = (picture * 255).round().astype(int).flatten().tolist()
     print(json.dumps(result))

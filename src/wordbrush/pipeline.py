@@ -261,12 +261,15 @@ class Pipeline:
 
     def _times(self, request: GenerationRequest) -> tuple[TimePlan, tuple[float, ...]]:
         """The plan of a run, and its times: all of the plan's, or with a picture the last ones, as `strength` says."""
-        plan = self.parts.scheduler.plan(
-            steps=None if request.timesteps else request.steps,
-            sampler=request.sampler,
-            schedule=request.schedule,
-            timesteps=request.timesteps,
-        )
+        try:
+            plan = self.parts.scheduler.plan(
+                steps=None if request.timesteps else request.steps,
+                sampler=request.sampler,
+                schedule=request.schedule,
+                timesteps=request.timesteps,
+            )
+        except ValueError as error:
+            raise RequestError(str(error)) from error
         times = plan.times
         if request.image is not None:
             times = times[-(steps_to_run(len(times) - 1, request.strength) + 1) :]

@@ -50,7 +50,7 @@ def test_killed_or_stopped_and_started_again_it_ends_with_the_same_bits(recipe: 
                 break
         process.send_signal(number)
         process.communicate(timeout=300)
-        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
         assert torch.load(tmp_path / "broken/checkpoint.pt", weights_only=True)["step"] < RECIPE["steps"]
     process = start(recipe, tmp_path / "broken")
     _, log = process.communicate(timeout=300)

@@ -14,6 +14,7 @@ from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 COMMANDS = (generate, replay, explain, models, data, train, evaluate, bench)
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130
+NO_MEMORY = "there is not enough memory; ask for fewer or smaller pictures"
 
 
 class _Group(TyperGroup):
@@ -29,7 +30,12 @@ class _Group(TyperGroup):
             console.error(str(error))
             raise typer.Exit(WORK_FAILED) from error
         except MemoryError as error:
-            console.error("there is not enough memory; ask for fewer or smaller pictures")
+            console.error(NO_MEMORY)
+            raise typer.Exit(WORK_FAILED) from error
+        except RuntimeError as error:  # torch has no class of its own for a CPU without memory
+            if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+                raise
+            console.error(NO_MEMORY)
             raise typer.Exit(WORK_FAILED) from error
         except KeyboardInterrupt as error:
             console.error("interrupted")

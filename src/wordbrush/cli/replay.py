@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,8 +35,6 @@ def replay(
     as_json: options.AsJson = False,
 ) -> None:
     """Paint a saved picture again from the request inside it: the same pixels with the same model on such a machine."""
-    from pathlib import Path
-
     from wordbrush.cli.output import Output
 
     metadata = read_metadata(source)
@@ -47,7 +46,7 @@ def replay(
     place.check()
     if dtype == "auto":
         dtype = metadata.origin.dtype or dtype
-    pipe = open_pipeline(model or metadata.request.model, device, dtype)
+    pipe = open_pipeline(model or _local(metadata.request.model), device, dtype)
     request = pipe.fill(metadata.request.model_copy(update={"model": None}))
     for text in [*_differences(metadata.origin, pipe.origin), *pipe.notes(request)]:
         console.note(text)
@@ -64,6 +63,15 @@ def replay(
     else:
         console.result(str(file))
         typer.echo(verdict, err=True)
+
+
+def _local(named: str | None) -> str | None:
+    """The model that the file names, if it is here: a name out of a file is no reason to download anything."""
+    from wordbrush.formats.open import EMBEDDED
+
+    if named is None or named == EMBEDDED or Path(named).expanduser().exists():
+        return named
+    raise RequestError(f"the picture was painted with the model {named!r}, which is not here; say where it is with -m")
 
 
 def _differences(then: Origin, now: Origin) -> list[str]:

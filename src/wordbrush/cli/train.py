@@ -45,9 +45,10 @@ def train(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    console.result(str(folder))
     if stop.is_set():
         console.note("stopped; the same command goes on from here")
-    console.result(str(folder))
+        raise typer.Exit(130)  # as a shell counts Ctrl-C: what was to come after a finished run should not
 
 
 def register(app: typer.Typer) -> None:

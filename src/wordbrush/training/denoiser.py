@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -42,6 +43,10 @@ class LatentBank:
         self.vae.load_state_dict(load_file(source / "diffusion_pytorch_model.safetensors"))
         self.vae.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vae.requires_grad_(False)
+        # another autoencoder or other scenes make other latents: their files have other names
+        stamp = (source / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+        made_of = f"{train.vae}|{stamp}|{recipe.seed}|{train.window}"
+        self.key = hashlib.blake2b(made_of.encode(), digest_size=6).hexdigest()
         self.number = -1
         self.latents = torch.empty(0)
 
@@ -60,7 +65,7 @@ class LatentBank:
         return self.latents[chosen].float(), [number * window + index for index in chosen.tolist()]
 
     def _window(self, number: int) -> Tensor:
-        path = self.folder / f"latents-{number}.safetensors"
+        path = self.folder / f"latents-{self.key}-{number}.safetensors"
         if path.exists():
             return load_file(path)["latents"]
         parts = []
@@ -74,7 +79,7 @@ class LatentBank:
                 parts.append(self.vae.encode(images).mode().half().cpu())
         latents = torch.cat(parts).contiguous()
         # the window before stays: a run resumed from a checkpoint of its last steps needs it again
-        (self.folder / f"latents-{number - 2}.safetensors").unlink(missing_ok=True)
+        (self.folder / f"latents-{self.key}-{number - 2}.safetensors").unlink(missing_ok=True)
         partial = path.with_suffix(".partial")
         save_file({"latents": latents}, partial)
         os.replace(partial, path)
@@ -88,7 +93,6 @@ class DenoiserTask:
         """`device`: where scenes are encoded; the CPU unless given. The loop moves the networks."""
         self.recipe, self.train = recipe, train
         self.tokenizer = ClipTokenizer.from_folder(Path(train.tokenizer))
-        self.empty = torch.tensor(self.tokenizer.encode(""))
         clip = Path(train.clip)
         self.text_config = CLIPConfig.from_dict(json.loads((clip / "config.json").read_text())).text_config
         self.text = CLIPTextModel(self.text_config)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from wordbrush.errors import ModelFileError, WorkFailed
+from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.training.optimiser import OptimiserPair
 from wordbrush.training.recipe import Optimiser, Recipe
 
@@ -93,6 +93,13 @@ class Trainer:
             state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, mmap=True, map_location="cpu")
         except Exception as error:  # torch reports a damaged archive with several unrelated types
             raise ModelFileError(f"{self.checkpoint} is damaged ({error}); delete it to start afresh") from error
+        made_by = state.get("recipe", self._identity())
+        changed = [key for key, value in self._identity().items() if made_by.get(key) != value]
+        if changed:
+            raise RequestError(
+                f"{self.checkpoint} was made by a recipe with another {' and '.join(changed)}; "
+                "use another folder, or delete the checkpoint to start afresh"
+            )
         for name, module in self.task.modules.items():
             module.load_state_dict(state["modules"][name])
             for key, value in self.averaged[name].items():
@@ -101,12 +108,22 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.log(f"resumed at step {self.step} of {self.recipe.steps}")
 
+    def _identity(self) -> dict[str, Any]:
+        """What of a recipe a run cannot change on the way; its length, rates and averaging it can."""
+        return {
+            "train": self.recipe.train.model_dump(mode="json"),
+            "seed": self.recipe.seed,
+            "batch": self.recipe.batch,
+            "optimiser": self.recipe.optimiser.kind,
+        }
+
     def save(self) -> None:
         """Writes the checkpoint beside the old one, then takes its place: a full disk leaves the old one."""
         state = {
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
             "averaged": self.averaged,
             "optimiser": self.optimiser.state_dict(),
+            "recipe": self._identity(),
             "step": self.step,
             "seconds": self.seconds,
         }

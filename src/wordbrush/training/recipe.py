@@ -103,7 +103,7 @@ class TokenizerRecipe(_Strict):
 
     task: Literal["tokenizer"]
     captions: int = Field(40_000, ge=1)
-    size: int = Field(2000, ge=600, description="pieces at most")
+    size: int = Field(2000, ge=600, description="pieces at most, before each byte also gets one that ends a word")
     max_length: int = Field(32, ge=8, description="tokens of a prompt, start and end included")
 
 

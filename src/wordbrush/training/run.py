@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from wordbrush.errors import RequestError
 from wordbrush.runtime.policy import Runtime
 from wordbrush.training.loop import Task, Trainer
 from wordbrush.training.recipe import (
@@ -81,7 +82,11 @@ def train(
     if isinstance(recipe, BuildRecipe):
         return build(recipe, folder)
     place = Runtime.choose(device).device
-    trainer = Trainer(recipe, build_task(recipe, folder, place), folder, device=place, log=log)
+    try:
+        task = build_task(recipe, folder, place)
+    except FileNotFoundError as error:
+        raise RequestError(f"{error.filename} does not exist; run the recipe that makes it first") from error
+    trainer = Trainer(recipe, task, folder, device=place, log=log)
     curve = Curve(folder / "curve.csv", upto=trainer.step)
     started, first = time.monotonic(), trainer.step
     for step, figures in trainer.run(until, stop):

@@ -37,6 +37,8 @@ def describe(item: SceneObject, count: int, rng: random.Random | None = None) ->
 
 def _where(item: SceneObject) -> str | None:
     """The place of a lone thing in the frame, when it is clearly there."""
+    if item.size > SIZE / 2:
+        return None  # it is nearly everywhere
     x, y = (value / SIZE for value in item.centre)
     row = "top" if y < 0.40 else "bottom" if y > 0.60 else ""
     column = "left" if x < 0.40 else "right" if x > 0.60 else ""

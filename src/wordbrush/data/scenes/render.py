@@ -1,4 +1,4 @@
-"""Drawing scenes: background, sprites, style. Everything is NumPy on one core; see `wordbrush data preview --speed`."""
+"""Drawing scenes: background, sprites, style, in NumPy on one core; `wordbrush data preview` says how fast."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Scenes: what is in a picture, decided before anything is drawn. A scene is a pure function of (split, seed, index).
 
 Combinations are split by hash: a tenth of all object-object, object-background, object-colour and object-style pairs
-is *held out*. Training scenes never contain a held-out pair; every pair that a test scene's caption can ask for is
-held out, so the test split asks only for combinations that no training picture showed.
+is *held out*. Training scenes never contain a held-out pair. In a test scene every object-object pair is held out, and
+so is, for at least one of its things, the pair with its colour, its background and its style: no training picture
+showed such a combination.
 """
 
 from __future__ import annotations
@@ -203,5 +204,7 @@ def sample_scene(split: Split, seed: int, index: int, kind: str | None = None) -
         )
         if scene.style in ("sketch", "sepia", "silhouette") and any(item.colour for item in placed):
             scene = replace(scene, objects=tuple(replace(item, colour=None) for item in placed))
+        if scene.style == "silhouette" and scene.background == "black":
+            continue  # black on black is no picture of anything
         if allowed(scene):
             return scene
