@@ -19,7 +19,7 @@ from wordbrush.errors import ModelFileError
 WORD_END = "</w>"
 
 # What counts as one word: English contractions, a run of letters, a single digit, a run of anything else but spaces.
-_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 # Some files state "no limit" as an enormous number; CLIP's own limit then holds.
 _CLIP_LENGTH = 77
@@ -155,7 +155,7 @@ def _byte_pair_encoder(vocab: dict[str, int], merges: list[tuple[str, str]], spe
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     # invert + removed: keep what the pattern matches and drop the spaces between
-    words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     backend.decoder = decoders.ByteLevel()
     named = dict.fromkeys((special.bos, special.eos, special.pad, special.unk))

@@ -280,10 +280,11 @@ def _write_parts(parts: ModelParts, folder: Path) -> None:
     for extra in ("README.md", "LICENSE", "NOTICE"):
         if parts.source is not None and (parts.source / extra).is_file():
             shutil.copyfile(parts.source / extra, folder / extra)
-    _write_json(folder / "model_index.json", _index(scheduler["_class_name"]))
+    _write_json(folder / "model_index.json", model_index(scheduler["_class_name"]))
 
 
-def _index(scheduler_class: str) -> dict[str, Any]:
+def model_index(scheduler_class: str) -> dict[str, Any]:
+    """The model_index.json of a Stable Diffusion pipeline with this diffusers scheduler."""
     absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
     return {
         "_class_name": "StableDiffusionPipeline",

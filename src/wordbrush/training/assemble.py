@@ -13,20 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from wordbrush.errors import RequestError
+from wordbrush.formats.diffusers_folder import model_index
 from wordbrush.training.export import write_network
 from wordbrush.training.recipe import AssembleRecipe
 
-_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -60,8 +50,7 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
         shutil.copytree(sources["tokenizer"], made / "tokenizer")
         os.replace(made / "tokenizer/words.json", made / "words.json")
         scheduler = json.loads((made / "scheduler/scheduler_config.json").read_text())
-        index = _INDEX | {"scheduler": ["diffusers", scheduler["_class_name"]]}
-        _write_json(made / "model_index.json", index)
+        _write_json(made / "model_index.json", model_index(scheduler["_class_name"]))
         _write_json(made / "wordbrush.json", {"defaults": dict(recipe.defaults)})
         target.mkdir(exist_ok=True)
         for piece in sorted(made.iterdir()):

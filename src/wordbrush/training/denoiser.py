@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.scenes import caption, render, sample_scene
-from wordbrush.diffusion.process import BetaConfig
-from wordbrush.errors import ModelFileError
+from wordbrush.diffusion.prediction import get_prediction
+from wordbrush.diffusion.process import DiscreteVP
+from wordbrush.diffusion.scheduler_config import read_scheduler_config
+from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.networks.clip import CLIPConfig, CLIPTextModel
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
@@ -87,7 +89,7 @@ class LatentBank:
 
 
 class DenoiserTask:
-    """Noisy latents and captions in, velocity out."""
+    """Noisy latents and captions in; out what the scheduler config says that the network predicts."""
 
     def __init__(self, recipe: Recipe, train: DenoiserRecipe, folder: Path, device: torch.device | None = None) -> None:
         """`device`: where scenes are encoded; the CPU unless given. The loop moves the networks."""
@@ -106,15 +108,13 @@ class DenoiserTask:
             self._start_from(Path(train.start))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.modules: dict[str, nn.Module] = {"unet": self.network, "text_encoder": self.text}
-        scheduler = train.scheduler
-        betas = BetaConfig(
-            num_train_timesteps=scheduler["num_train_timesteps"],
-            beta_schedule=scheduler["beta_schedule"],
-            beta_start=scheduler["beta_start"],
-            beta_end=scheduler["beta_end"],
-            zero_terminal_snr=scheduler["rescale_betas_zero_snr"],
-        )
-        self.alpha_bar = torch.from_numpy(betas.alphas_cumprod())
+        sampling = read_scheduler_config(train.scheduler)
+        if not isinstance(sampling.process, DiscreteVP):
+            raise RequestError(
+                f"the scheduler {train.scheduler.get('_class_name')!r} is a flow's; this task trains SD's"
+            )
+        self.alpha_bar = torch.from_numpy(sampling.process.alphas_cumprod)
+        self.prediction = get_prediction(sampling.prediction)
         self.bank = LatentBank(recipe, train, folder, device or torch.device("cpu"))
 
     def _start_from(self, folder: Path) -> None:
@@ -166,7 +166,7 @@ class DenoiserTask:
         x = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
         context = self.text(batch["ids"]).last_hidden_state
         predicted = self.network(x, timesteps.to(x.device), context).float()
-        loss = F.mse_loss(predicted, alpha * eps - sigma * x0)  # Salimans & Ho 2022, appendix D
+        loss = F.mse_loss(predicted, self.prediction.target(x0, eps, alpha, sigma))
         return loss, {}
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:

@@ -67,7 +67,7 @@ class CLIPRecipe(_Strict):
 
 
 class DenoiserRecipe(_Strict):
-    """Text-conditional latent diffusion (Rombach 2022) with v-prediction (Salimans & Ho 2022)."""
+    """Text-conditional latent diffusion (Rombach 2022); `scheduler` says the noise process and what is predicted."""
 
     task: Literal["denoiser"]
     network: dict[str, Any]

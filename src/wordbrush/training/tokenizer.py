@@ -7,13 +7,11 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from wordbrush.conditioning.tokenizer import ClipTokenizer, SpecialTokens
+from wordbrush.conditioning.tokenizer import WORDS, ClipTokenizer, SpecialTokens
 from wordbrush.data.scenes import caption, sample_scene
 from wordbrush.data.scenes.glyphs import glyph_names
 from wordbrush.data.scenes.objects import object_types
 from wordbrush.metadata import write_whole
-
-_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def training_captions(count: int) -> list[str]:
@@ -30,7 +28,7 @@ def learn_tokenizer(texts: list[str], *, size: int, max_length: int) -> ClipToke
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORD), "removed", invert=True),
+            pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
