@@ -19,6 +19,14 @@ Advance = Callable[[], None]
 LOG_INTERVAL = 10.0
 
 
+def command_group(app: typer.Typer, name: str, about: str) -> typer.Typer:
+    """A group of commands, `wordbrush NAME COMMAND`, to add commands to."""
+    group = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
+    group.callback(help=about)(lambda: None)  # with a single command typer would drop its name
+    app.add_typer(group, name=name)
+    return group
+
+
 def result(text: str) -> None:
     """A line of the result."""
     typer.echo(text)

@@ -68,11 +68,5 @@ def preview(
 
 def register(app: typer.Typer) -> None:
     """Adds the command group."""
-    group = typer.Typer(help="Look at what models are trained on.", no_args_is_help=True, rich_markup_mode=None)
+    group = console.command_group(app, "data", "Look at what models are trained on.")
     group.command(epilog="Example: wordbrush data preview --split test -n 24 -o scenes.png")(preview)
-    group.callback()(_group)  # with a single command typer would drop its name
-    app.add_typer(group, name="data")
-
-
-def _group() -> None:
-    """Look at what models are trained on."""

@@ -26,14 +26,8 @@ InspectorFolder = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the command group."""
-    group = typer.Typer(help="Measure how good a model is.", no_args_is_help=True, rich_markup_mode=None)
+    group = console.command_group(app, "evaluate", "Measure how good a model is.")
     group.command(epilog="Example: wordbrush evaluate composition --count 10 -o out/")(composition)
-    group.callback()(_group)  # with a single command typer would drop its name
-    app.add_typer(group, name="evaluate")
-
-
-def _group() -> None:
-    """Measure how good a model is."""
 
 
 def composition(

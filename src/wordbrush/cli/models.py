@@ -16,15 +16,8 @@ Place = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the command group."""
-    group = typer.Typer(help="See what a model is.", no_args_is_help=True, rich_markup_mode=None)
+    group = console.command_group(app, "models", "See what a model is.")
     group.command(epilog="Example: wordbrush models inspect --json")(inspect)
-    # with a single command typer would drop its name; a callback keeps it
-    group.callback()(_group)
-    app.add_typer(group, name="models")
-
-
-def _group() -> None:
-    """See what a model is."""
 
 
 def inspect(path: Place = None, as_json: options.AsJson = False) -> None:
