@@ -13,6 +13,18 @@ import wordbrush
 TINY_SIDE = 32
 """Pixels along each side of a tiny model's default picture."""
 
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody's own settings, folders and downloads take part in a test; returns the folder of the hub's cache."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("WORDBRUSH_HOME", str(home / "wordbrush"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home / "hub"))
+    for name in ("WORDBRUSH_MODELS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return home / "hub"
+
+
 _SENTENCES = (
     "a fox on a blue background",
     "three cats to the left of two slices of pizza",

@@ -55,10 +55,11 @@ def test_reads_the_web_uis_text_and_says_what_it_leaves_aside() -> None:
         'Model hash: 6ce0161689, Model: v1-5, Clip skip: 2, Lora hashes: "a: 1, b: 2", Version: v1.10.1'
     )
     found = read_infotext(text)
-    assert found.ignored == {"Clip skip": "2"}
+    assert found.ignored == {}
     assert found.fields == {
         "prompt": "masterpiece, (a cat:1.2)", "negative_prompt": "lowres", "steps": 28, "sampler": "euler_a",
         "schedule": None, "guidance": 7.0, "seed": 1234, "width": 512, "height": 768, "model": "v1-5",
+        "clip_skip": 2,
     }  # fmt: skip
 
 
@@ -100,3 +101,27 @@ def test_values_that_matter_must_be_understood(last: str) -> None:
 def test_several_pictures_have_no_infotext() -> None:
     with pytest.raises(RequestError, match="3"):
         GenerationRequest(prompt="a", count=3).to_infotext()
+
+
+def test_what_other_tools_know_of_models_and_loras_is_written_as_they_write_it() -> None:
+    request = GenerationRequest(
+        prompt="a cat", seed=1, steps=4, guidance=3.5, true_guidance=2.0, sampler="euler", schedule="simple", width=64,
+        height=64, clip_skip=2, emphasis="no norm", vae="vae-ft-mse.safetensors", loras=(("style", 0.5, 0.8),),  # type: ignore[arg-type]
+    )  # fmt: skip
+    text = request.to_infotext({"Lora hashes": "style: 0123456789ab"})
+    assert text.splitlines()[0] == "a cat <lora:style:0.8:0.5>", "first the text encoders', then the network's strength"
+    for pair in (
+        "CFG scale: 2", "Distilled CFG Scale: 3.5", "VAE: vae-ft-mse.safetensors", "Clip skip: 2", "Emphasis: No norm",
+        'Lora hashes: "style: 0123456789ab"',
+    ):  # fmt: skip
+        assert pair in text
+    found = read_infotext(text)
+    assert found.ignored == {}
+    again = GenerationRequest.from_dict(found.fields)
+    assert again == request.model_copy(update={"loras": (), "prompt": "a cat <lora:style:0.8:0.5>"})
+    assert (again.guidance, again.true_guidance) == (3.5, 2.0)
+
+
+def test_guidance_towards_a_picture() -> None:
+    found = read_infotext("a cat\nSteps: 4, Sampler: Euler, CFG scale: 7, Image CFG scale: 1.5, Seed: 1")
+    assert found.fields["image_guidance"] == 1.5

@@ -35,11 +35,12 @@ def test_a_saved_picture_carries_its_request_and_the_web_uis_text(tmp_path: Path
 
 def test_another_programs_picture_is_read_by_its_text(tmp_path: Path) -> None:
     info = PngInfo()
-    info.add_text("parameters", "a cat\nSteps: 4, Sampler: Euler, Seed: 9, Clip skip: 2")
+    info.add_text("parameters", "a cat\nSteps: 4, Sampler: Euler, Seed: 9, Clip skip: 2, ENSD: 31337")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     found = read_metadata(tmp_path / "a.png")
     assert (found.request.prompt, found.request.seed, found.request.sampler) == ("a cat", 9, "euler")
-    assert found.ignored == {"Clip skip": "2"}
+    assert found.request.clip_skip == 2
+    assert found.ignored == {"ENSD": "31337"}
 
 
 def test_files_that_cannot_be_replayed_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from wordbrush.diffusion.samplers import SAMPLERS
 from wordbrush.diffusion.schedules import SCHEDULES
 from wordbrush.errors import RequestError
 from wordbrush.pipeline import Pipeline
-from wordbrush.request import LARGEST_SEED, SAMPLER_NAMES, SCHEDULE_NAMES, GenerationRequest, ModelDefaults
+from wordbrush.request import LARGEST_SEED, SAMPLER_NAMES, SCHEDULE_NAMES, GenerationRequest, Lora, ModelDefaults
 
 DEFAULTS = ModelDefaults(steps=9, guidance=4.0, sampler="euler", schedule="karras", width=64, height=32)
 
@@ -32,7 +32,7 @@ def test_keywords_of_the_pipeline_are_the_fields_with_the_same_defaults() -> Non
     parameters = dict(inspect.signature(Pipeline.__call__).parameters)
     del parameters["self"], parameters["prompt"]
     fields = {name: field.default for name, field in GenerationRequest.model_fields.items()}
-    del fields["prompt"], fields["model"]
+    del fields["prompt"], fields["model"], fields["vae"]  # the last two are what `load` was given
     assert {name: parameter.default for name, parameter in parameters.items()} == fields
 
 
@@ -181,3 +181,35 @@ def test_neither_the_package_nor_a_request_loads_anything_heavy() -> None:
 
 def test_the_command_line_does_not_load_torch_before_it_works() -> None:
     assert "torch" not in loaded_by("import wordbrush.cli.app; wordbrush.cli.app.make_app()")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["style:0.5", ["style:0.5"], [("style", 0.5)], [{"name": "style", "unet": 0.5}], [["style", 0.5, 0.5]]],
+)
+def test_loras_may_be_given_in_many_ways(given: object) -> None:
+    request = GenerationRequest.from_dict({"prompt": "a fox", "loras": given})
+    assert request.loras == (Lora(name="style", unet=0.5, text=0.5),)
+    assert GenerationRequest.from_json(request.to_json()) == request
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "strengths"),
+    [
+        ("style", "style", (1.0, 1.0)),
+        ("style:0.8:0.3", "style", (0.8, 0.3)),
+        (r"C:\loras\style.safetensors:-1", r"C:\loras\style.safetensors", (-1.0, -1.0)),
+        ("a:b:c", "a:b:c", (1.0, 1.0)),
+    ],
+)
+def test_strengths_stand_at_the_end_of_a_name(text: str, name: str, strengths: tuple[float, float]) -> None:
+    lora = Lora.parse(text)
+    assert (lora.name, lora.unet, lora.text) == (name, *strengths)
+
+
+@pytest.mark.parametrize(
+    ("loras", "words"), [([("style", "much")], "unet='much'"), ([("", 1.0)], "name="), ([3], "loras"), ([[]], "loras")]
+)
+def test_loras_that_cannot_be_read_are_refused(loras: object, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        GenerationRequest.from_dict({"prompt": "a fox", "loras": loras})

@@ -48,6 +48,8 @@ SCHEDULE_LABELS = {
     "ays": "Align Your Steps",
 }
 
+EMPHASIS_LABELS = {"original": "Original", "no norm": "No norm", "ignore": "Ignore", "none": "None"}
+
 # What the web UI's "Automatic" schedule stands for with each sampler; the others take the model's own.
 _AUTOMATIC = {
     **dict.fromkeys(("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm2", "dpm2_a"), "karras"),
@@ -68,24 +70,35 @@ class Infotext:
     Attributes:
         fields: of a `GenerationRequest`, by name.
         ignored: the keys and values that have no meaning here.
+        provenance: those that say where the picture came from and decide no pixel.
     """
 
     fields: dict[str, Any]
     ignored: dict[str, str]
+    provenance: dict[str, str]
 
 
 def write_infotext(fields: Mapping[str, Any], extras: Mapping[str, str]) -> str:
-    """The text for the fields of a filled-in request for one picture. None is left out; `extras` come last."""
+    """The text for the fields of a filled-in request for one picture. None is left out; `extras` come last.
+
+    LoRAs, as (name, strength in the denoising network, strength in the text encoders), become tags of the prompt.
+    """
     width, height, interval = fields["width"], fields["height"], fields["guidance_interval"]
+    told = fields["true_guidance"]  # with it, `guidance` is what the network is told
     pairs: dict[str, Any] = {
         "Steps": fields["steps"],
         "Sampler": SAMPLER_LABELS.get(fields["sampler"]),
         "Schedule type": SCHEDULE_LABELS.get(fields["schedule"]),
-        "CFG scale": fields["guidance"],
+        "CFG scale": fields["guidance"] if told is None else told,
+        "Distilled CFG Scale": None if told is None else fields["guidance"],
+        "Image CFG scale": fields["image_guidance"],
         "Seed": fields["seed"],
         "Size": None if width is None or height is None else f"{width}x{height}",
         "Model": fields["model"],
-        "Denoising strength": None if fields["image"] is None else fields["strength"],
+        "VAE": fields["vae"],
+        "Denoising strength": fields["strength"],
+        "Clip skip": fields["clip_skip"],
+        "Emphasis": None if fields["emphasis"] == "original" else EMPHASIS_LABELS[fields["emphasis"]],
         "CFG rescale": fields["guidance_rescale"] or None,
         "CFG interval": None if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
         "Timesteps": None if fields["timesteps"] is None else " ".join(map(str, fields["timesteps"])),
@@ -93,7 +106,8 @@ def write_infotext(fields: Mapping[str, Any], extras: Mapping[str, str]) -> str:
     }
     line = ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None)
     negative = f"\nNegative prompt: {fields['negative_prompt']}" if fields["negative_prompt"] else ""
-    return f"{fields['prompt']}{negative}\n{line}".strip()
+    tags = "".join(f" <lora:{name}:{_number(text)}:{_number(unet)}>" for name, unet, text in fields["loras"])
+    return f"{fields['prompt']}{tags}{negative}\n{line}".strip()
 
 
 def read_infotext(text: str) -> Infotext:
@@ -105,9 +119,14 @@ def read_infotext(text: str) -> Infotext:
     fields: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     readers: dict[str, tuple[str, Callable[[str], Any]]] = {
         "Steps": ("steps", int),
-        "CFG scale": ("guidance", float),
+        "CFG scale": ("true_guidance" if "Distilled CFG Scale" in pairs else "guidance", float),
+        "Distilled CFG Scale": ("guidance", float),
+        "Image CFG scale": ("image_guidance", float),
         "Seed": ("seed", int),
         "Model": ("model", str),
+        "VAE": ("vae", str),
+        "Clip skip": ("clip_skip", int),
+        "Emphasis": ("emphasis", _emphasis),
         "CFG rescale": ("guidance_rescale", float),
         "CFG interval": ("guidance_interval", lambda value: tuple(map(float, value.split(" to ")))),
         "Timesteps": ("timesteps", lambda value: tuple(map(int, value.split()))),
@@ -124,8 +143,8 @@ def read_infotext(text: str) -> Infotext:
         fields["sampler"], fields["schedule"] = _sampler(pairs.pop("Sampler"), pairs.pop("Schedule type", "Automatic"))
     if "timesteps" in fields:
         fields.pop("schedule", None)
-    ignored = {key: value for key, value in pairs.items() if key not in _PROVENANCE}
-    return Infotext(fields=fields, ignored=ignored)
+    provenance = {key: pairs.pop(key) for key in sorted(_PROVENANCE & pairs.keys())}
+    return Infotext(fields=fields, ignored=pairs, provenance=provenance)
 
 
 def _split(text: str) -> tuple[str, str, dict[str, str]]:
@@ -146,6 +165,10 @@ def _size(value: str) -> tuple[int, int]:
     if match is None:
         raise RequestError(f"the picture's text has Size: {value!r}, which is not WIDTHxHEIGHT")
     return int(match[1]), int(match[2])
+
+
+def _emphasis(label: str) -> str:
+    return {shown: name for name, shown in EMPHASIS_LABELS.items()}.get(label, label)
 
 
 def _sampler(label: str, schedule_label: str) -> tuple[str, str | None]:

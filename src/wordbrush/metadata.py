@@ -32,13 +32,16 @@ class Origin:
 
     Attributes:
         version: of Wordbrush.
-        model_hash: first ten hex digits of the SHA-256 over the U-Net's weight files.
+        model_hash: first ten hex digits of the SHA-256 over the model's file, or over the weight files of the network
+            that denoises in a folder.
         dtype: the number format the networks ran in, which decides the last bits.
+        lora_hashes: "name: hash, name: hash …", the web UI's hashes of the LoRAs.
     """
 
     version: str | None = None
     model_hash: str | None = None
     dtype: str | None = None
+    lora_hashes: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ def png_bytes(image: Image.Image, metadata: PictureMetadata) -> bytes:
 
     extras = {
         "Model hash": metadata.origin.model_hash,
+        "Lora hashes": metadata.origin.lora_hashes,
         "Version": None if metadata.origin.version is None else f"wordbrush {metadata.origin.version}",
     }
     infotext = metadata.request.to_infotext({key: value for key, value in extras.items() if value is not None})
@@ -91,7 +95,10 @@ def read_metadata(path: str | Path) -> PictureMetadata:
         return _own_record(path, texts[CHUNK])
     if "parameters" in texts:
         understood = read_infotext(texts["parameters"])
-        return PictureMetadata(request=GenerationRequest.from_dict(understood.fields), ignored=understood.ignored)
+        hashes = {key: understood.provenance.get(key) for key in ("Model hash", "Lora hashes")}
+        origin = Origin(model_hash=hashes["Model hash"], lora_hashes=hashes["Lora hashes"])
+        request = GenerationRequest.from_dict(understood.fields)
+        return PictureMetadata(request=request, origin=origin, ignored=understood.ignored)
     raise RequestError(f"{str(path)!r} carries no request; only pictures saved with their settings can be replayed")
 
 

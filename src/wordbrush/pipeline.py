@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from wordbrush.conditioning.text import TextConditioner
-from wordbrush.diffusion.guidance import Guidance, batched_pair, classifier_free
+from wordbrush.conditioning.conditioning import Conditioner, TextOptions
+from wordbrush.conditioning.notes import sentences_of
+from wordbrush.conditioning.of_model import conditioner_of, time_ids
+from wordbrush.conditioning.prompted import Bound, Prompted, StepCounter, Texts, TextScales
+from wordbrush.diffusion.guidance import Guidance
 from wordbrush.diffusion.noise import NoiseSource
 from wordbrush.diffusion.plan import TimePlan
-from wordbrush.diffusion.prediction import Denoiser, network_denoiser
-from wordbrush.diffusion.samplers import SAMPLERS, Step
-from wordbrush.editing.start import held_outside, image_tensor, latent_mask, mask_picture, steps_to_run
+from wordbrush.diffusion.prediction import Denoiser
+from wordbrush.diffusion.samplers import Step
+from wordbrush.editing.canvas import Canvas, picture_of
+from wordbrush.editing.setup import filled_for, latent_size, loop_times
+from wordbrush.editing.start import held_outside, latent_mask
 from wordbrush.errors import RequestError, WorkFailed
+from wordbrush.formats.adapted import Adapted, Uses
+from wordbrush.formats.by_name import LoraShelf, NamedEmbeddings, loras_in
 from wordbrush.formats.diffusers_folder import weights_hash, write_folder
 from wordbrush.formats.open import open_model
 from wordbrush.formats.parts import ModelParts
 from wordbrush.metadata import Origin
+from wordbrush.networks.vae import AutoencoderKL
 from wordbrush.request import GenerationRequest
-from wordbrush.runtime.batching import batched_network, rows_per_call
-from wordbrush.runtime.packed_unet import fastest_unet
-from wordbrush.runtime.packed_vae import fastest_decoder
+from wordbrush.runtime.batching import Constants, rows_per_call
+from wordbrush.runtime.codec import Codec
+from wordbrush.runtime.offload import Offload, plan_for
 from wordbrush.runtime.policy import Runtime
 
 if TYPE_CHECKING:
@@ -37,27 +45,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger("wordbrush")
 
 
-def load(
+def load(  # noqa: PLR0913  the public contract: what is asked about a model when it is opened
     path: str | Path | None = None,
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    text_encoders: Sequence[str | Path] = (),
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
+    offload: str = "auto",
 ) -> Pipeline:
-    """Opens a model: the embedded one, a diffusers folder, or a hub id such as "owner/name" (which is downloaded).
+    """Opens a model: the embedded one, a file, a diffusers folder, a name in the library, or a hub id "owner/name".
 
     Args:
-        path: None is the embedded model.
+        path: None is the embedded model; a hub id that is not in the cache is downloaded.
         device: "auto", "cpu", "cuda", "mps".
         dtype: "auto", "float32", "bfloat16", "float16"; auto is the fastest that the device does well.
         revision: a branch, tag or commit of a hub model.
+        variant: which of several forms of the same weights in a folder, such as "fp16".
+        vae: a file, folder or name of a VAE in place of the model's own.
+        text_encoders: files, folders or names of the text encoders that a single file lacks.
+        tokenizer: a folder with the tokenizer (or tokenizers, in `tokenizer` and `tokenizer_2`), for a file without.
+        prediction: what the network predicts, "epsilon", "v", "sample" or "flow", where the file does not say it right.
+        offload: which weights wait on the CPU while a GPU does without them: "none", "layer", "model", which is whole
+            networks; "auto" decides by the memory that is free.
 
     Raises:
         ModelFileError: there is no such model, or a file of it is damaged.
-        RequestError: the device or dtype is unknown or not to be had here.
+        RequestError: the device or dtype is unknown or not to be had here, or the model does not fit the GPU.
     """
     runtime = Runtime.choose(device, dtype)
-    return Pipeline(open_model(path, revision=revision), runtime)
+    parts = open_model(
+        path, revision=revision, variant=variant, vae=vae, text_encoders=text_encoders, tokenizer=tokenizer,
+        prediction=prediction, runtime=runtime,
+    )  # fmt: skip
+    return Pipeline(parts, runtime, offload)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,34 +110,51 @@ class Run:
         x: (B, C, h, w) float32 at times[0].
         times: falling; one more than there are steps.
         plan: what the network is told at each time.
+        release: called when the loop ends or is left.
     """
 
     x: Tensor
     times: tuple[float, ...]
     plan: TimePlan
     walk: Iterator[Step]
+    release: Callable[[], object]
 
     def __iter__(self) -> Iterator[Step]:
-        while True:
-            with torch.inference_mode():  # not while the consumer looks at the step
-                step = next(self.walk, None)
-            if step is None:
-                return
-            yield step
+        try:
+            while True:
+                with torch.inference_mode():  # not while the consumer looks at the step
+                    step = next(self.walk, None)
+                if step is None:
+                    return
+                yield step
+        finally:
+            self.release()
 
 
 class Pipeline:
     """A model ready to paint. Call it for pictures; iterate over `steps` to watch."""
 
-    def __init__(self, parts: ModelParts, runtime: Runtime) -> None:
-        """Moves the parts' networks to the runtime's device and dtype, in place; where it pays, runs copies of them."""
+    def __init__(self, parts: ModelParts, runtime: Runtime, offload: str = "auto") -> None:
+        """Moves the parts' networks to the runtime's device and dtype, in place; where it pays, runs copies of them.
+
+        offload: as in `load`; what was chosen is said in `placement`.
+        """
+        plan = plan_for(parts.networks, runtime, offload)
         self.parts = parts
-        self.runtime = runtime
-        self.unet = fastest_unet(runtime.place(parts.unet), runtime)
-        self.vae = runtime.place(parts.vae)
-        self.decoder = fastest_decoder(self.vae, runtime)
-        encoder = runtime.place(parts.text_encoder)
-        self.conditioner = TextConditioner(parts.tokenizer, encoder, known_words=parts.known_words)
+        self.runtime = runtime = replace(runtime, offloaded=plan.budget is not None)
+        self.placement = plan.note
+        self.codec = Codec(parts.vae, runtime)
+        for name, network in parts.networks.items():
+            if name != "vae":
+                runtime.place(network)
+        self.adapted = Adapted(parts.networks, parts.denoiser, runtime, Offload.of(parts.networks, runtime, plan))
+        self.conditioner = conditioner_of(parts, NamedEmbeddings())
+        self._shelf = LoraShelf()
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder, where the codec runs it."""
+        return self.codec.vae
 
     def __call__(  # noqa: PLR0913  the public contract: each keyword is a field of the request
         self,
@@ -125,36 +167,50 @@ class Pipeline:
         guidance: float | None = None,
         guidance_rescale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        true_guidance: float | None = None,
+        image_guidance: float | None = None,
         sampler: str | None = None,
         schedule: str | None = None,
         timesteps: Sequence[int] | None = None,
         width: int | None = None,
         height: int | None = None,
         image: Any = None,
-        strength: float = 0.7,
+        strength: float | None = None,
         mask: Any = None,
         latents: Any = None,
+        loras: Sequence[Any] = (),
+        clip_skip: int | None = None,
+        emphasis: str = "original",
     ) -> GenerationResult:
         """Paints. The keywords are the fields of `GenerationRequest`; None means the model's own default.
 
         Raises:
             RequestError: the request does not fit itself or the model.
+            ModelFileError: a LoRA or embedding that it names is not there, or does not fit the model.
             WorkFailed: the network gave numbers that are not finite.
         """
         options = {
             "negative_prompt": negative_prompt, "seed": seed, "count": count, "steps": steps, "guidance": guidance,
-            "guidance_rescale": guidance_rescale, "guidance_interval": guidance_interval, "sampler": sampler,
+            "guidance_rescale": guidance_rescale, "guidance_interval": guidance_interval,
+            "true_guidance": true_guidance, "image_guidance": image_guidance, "sampler": sampler,
             "schedule": schedule, "timesteps": timesteps, "width": width, "height": height, "image": image,
-            "strength": strength, "mask": mask, "latents": latents,
+            "strength": strength, "mask": mask, "latents": latents, "loras": tuple(loras), "clip_skip": clip_skip,
+            "emphasis": emphasis,
         }  # fmt: skip
         request = self.fill(_as_request(prompt, options))
         notes = self.notes(request)
+        images, latents = [], []
+        for start, stop in self.batches(request, request.pictures):
+            part = request.part(start, stop)
+            for step in self.steps(part):
+                final = step.x
+            images += self.finish(part, final)
+            latents.append(final.cpu().clone())
+        if self.codec.note is not None:
+            notes.append(self.codec.note)
         for note in notes:
             logger.warning(note)
-        for step in self.steps(request):
-            final = step.x
-        images = self.finish(request, final)
-        return GenerationResult(images=images, request=request, latents=final.cpu().clone(), notes=tuple(notes))
+        return GenerationResult(images=images, request=request, latents=torch.cat(latents), notes=tuple(notes))
 
     def steps(self, request: GenerationRequest) -> Iterator[Step]:
         """The loop itself: yields after each step. Stopping the iteration stops the work.
@@ -167,21 +223,22 @@ class Pipeline:
     def begin(self, request: GenerationRequest) -> Run:
         """Sets the loop up: noise, times, guided denoiser; with a picture, part-way, and held where a mask is black."""
         request = self.fill(request)
-        plan, times = self._times(request)
-        process, device = self.parts.scheduler.process, self.runtime.device
-        size = self._latent_size(request)
-        noise = NoiseSource.for_batch(request.seed or 0, request.pictures, (self.vae.config.latent_channels, *size))
+        plan, times = loop_times(self.parts, request)
+        process, device = plan.process, self.runtime.device
+        canvas, size = Canvas(request), latent_size(self.parts, request)
+        noise = NoiseSource.for_batch(request.seed or 0, request.pictures, (self.codec.latent_channels, *size))
         first = (noise() if request.latents is None else self._given_noise(request, size)).to(device)
-        denoiser = self._denoiser(request, plan, size)
+        counter = StepCounter(steps=len(times) - 1)
+        denoiser = self._denoiser(request, plan, canvas, counter)
         x = first * plan.start_scale
-        if request.image is not None:
-            clean = self._encoded(image_tensor(request.image.load(), *_sides(request)))  # (1, C, h, w)
+        sees = self.parts.picture_input is not None
+        if canvas.image is not None and not (sees and request.strength == 1.0):
+            clean = self.codec.encode(canvas.image)  # (1, C, h, w)
             x = process.alpha(times[0]) * clean + process.sigma(times[0]) * first
-            if request.mask is not None:
-                mask = mask_picture(request.mask.load(), *_sides(request))
-                denoiser = held_outside(denoiser, clean, latent_mask(mask, self.vae.config.downscale).to(device))
-        walk = SAMPLERS[request.sampler or ""](denoiser, x, times, process, noise)
-        return Run(x=x, times=times, plan=plan, walk=walk)
+            if canvas.mask is not None and not sees:
+                denoiser = held_outside(denoiser, clean, latent_mask(canvas.mask, self.codec.downscale).to(device))
+        walk = counter.counted(plan.sampler(denoiser, x, times, process, noise))
+        return Run(x=x, times=times, plan=plan, walk=walk, release=lambda: self.adapted.use(()))
 
     def finish(self, request: GenerationRequest, latents: Tensor) -> list[Image.Image]:
         """The pictures of a filled-in request whose last step gave these latents (B, C, h, w).
@@ -192,23 +249,11 @@ class Pipeline:
         if not torch.isfinite(latents).all():
             dtype = self.runtime.dtype_name
             raise WorkFailed(f"the network gave numbers that are not finite in {dtype}; load it with dtype='float32'")
-        images = self.decode(latents)
-        if request.image is None or request.mask is None:
-            return images
-        from PIL import Image
+        return Canvas(request).kept(self.decode(latents))
 
-        original = _picture(image_tensor(request.image.load(), *_sides(request))[0])
-        mask = mask_picture(request.mask.load(), *_sides(request))
-        return [Image.composite(image, original, mask) for image in images]  # black keeps the original's bits
-
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of latents (B, C, h, w), of a finished loop or of any step on the way.
-
-        One at a time: larger batches are no faster here, and a picture's bits then cannot depend on its neighbours.
-        """
-        rows = (row[None].to(self.runtime.device, self.runtime.dtype) for row in latents)
-        return [_picture(self.decoder.decode(row)[0]) for row in rows]
+        """Pictures of latents (B, C, h, w), of a finished loop or of any step on the way."""
+        return [picture_of(image) for image in self.codec.decode(latents)]
 
     def fill(self, request: GenerationRequest) -> GenerationRequest:
         """The full request: defaults, seed and model put in, checked against the model. Filling twice changes nothing.
@@ -216,40 +261,37 @@ class Pipeline:
         Raises:
             RequestError: the request was made for another model, or asks for what this one cannot paint.
         """
-        if request.model is not None and request.model != self.parts.name:
-            raise RequestError(f"the request is for model {request.model!r}, this pipeline holds {self.parts.name!r}")
-        changed: dict[str, Any] = {}
-        if request.sampler not in (None, self.parts.defaults.sampler):  # another sampler may want another spacing
-            changed["schedule"] = self.parts.scheduler.default_schedule(request.sampler)
-        if request.image is not None:
-            step = self.vae.config.downscale
-            changed["width"], changed["height"] = (max(side // step, 1) * step for side in request.image.load().size)
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        defaults = self.parts.defaults.model_copy(update=changed)
-        filled = request.filled(defaults, seed=seed, model=self.parts.name)
-        self._latent_size(filled)
-        self._times(filled)
-        return filled
+        return filled_for(self.parts, request)
 
     def notes(self, request: GenerationRequest) -> list[str]:
-        """What a user should know of the request's words, one sentence each, none twice."""
-        texts = dict.fromkeys(request.prompts)
-        said = {sentence: None for text in texts for sentence in self.conditioner.report(text).sentences()}
-        for sentence in self.conditioner.report(request.negative_prompt).sentences():
-            said[f"in the negative prompt, {sentence}"] = None
-        return list(said)
+        """What a user should know of a filled-in request's LoRAs and words, one sentence each, none twice."""
+        said: dict[str, None] = {}
+        for start, stop in self.batches(request, request.pictures):
+            found = self.adapted.use(self._uses(request.part(start, stop)))
+            said |= {f"LoRA {match.file.name}: {match}": None for match in found}
+        words = sentences_of(self.conditioner, request, self.step_count(request), _text_options(request))
+        return list(said | dict.fromkeys(words))
 
     def save(self, folder: str | Path) -> None:
-        """Writes a diffusers-format folder, whole or not at all; diffusers' StableDiffusionPipeline opens it."""
+        """Writes a diffusers-format folder, whole or not at all; the pipeline class of the model's family opens it."""
+        self.adapted.restore()
         write_folder(self.parts, Path(folder))
 
     def step_count(self, request: GenerationRequest) -> int:
         """How many steps the loop of a filled-in request takes."""
-        return len(self._times(request)[1]) - 1
+        return len(loop_times(self.parts, request)[1]) - 1
 
     def batch_size(self, request: GenerationRequest) -> int:
         """How many pictures of a filled-in request are worth painting at once: more are no faster each."""
-        return max(1, rows_per_call(*self._latent_size(request), self.runtime.device) // 2)
+        return max(1, rows_per_call(*latent_size(self.parts, request), self.runtime.device) // 2)
+
+    def batches(self, request: GenerationRequest, most: int) -> list[tuple[int, int]]:
+        """(start, stop) of at most so many pictures each, all those of a batch with the same LoRAs."""
+        found: list[tuple[int, int]] = []
+        for _, alike in groupby(range(request.pictures), key=lambda index: loras_in(request.prompts[index])):
+            places = list(alike)
+            found += [(start, min(start + most, places[-1] + 1)) for start in range(places[0], places[-1] + 1, most)]
+        return found
 
     @cached_property
     def origin(self) -> Origin:
@@ -259,64 +301,57 @@ class Pipeline:
         version, dtype = str(wordbrush.__version__), self.runtime.dtype_name
         return Origin(version=version, model_hash=weights_hash(self.parts), dtype=dtype)
 
-    def _times(self, request: GenerationRequest) -> tuple[TimePlan, tuple[float, ...]]:
-        """The plan of a run, and its times: all of the plan's, or with a picture the last ones, as `strength` says."""
-        try:
-            plan = self.parts.scheduler.plan(
-                steps=None if request.timesteps else request.steps,
-                sampler=request.sampler,
-                schedule=request.schedule,
-                timesteps=request.timesteps,
-            )
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-        times = plan.times
-        if request.image is not None:
-            times = times[-(steps_to_run(len(times) - 1, request.strength) + 1) :]
-        return plan, times
+    def origin_of(self, request: GenerationRequest) -> Origin:
+        """`origin`, with the hashes of the LoRAs of a filled-in request."""
+        uses = self._uses(request)
+        if not uses:
+            return self.origin
+        return replace(self.origin, lora_hashes=", ".join(f"{use.file.name}: {use.file.hash}" for use in uses))
 
-    def _denoiser(self, request: GenerationRequest, plan: TimePlan, size: tuple[int, int]) -> Denoiser:
-        """The network as a guided function of (x, t); each prompt is encoded once, both halves run together."""
-        config = self.parts.scheduler
-        texts = list(dict.fromkeys([*request.prompts, request.negative_prompt]))
-        positive = [texts.index(prompt) for prompt in request.prompts]
-        negative = [texts.index(request.negative_prompt)] * len(positive)
-        with torch.inference_mode():
-            context = self.unet.prepare_context(self.conditioner.encode(texts))
-
-        def denoiser_of(rows: list[int], copies: int = 1) -> Denoiser:
-            network = batched_network(self.unet, context, rows, size, self.runtime, copies=copies)
-            return network_denoiser(network, config.process, config.prediction, plan.timestep)
-
+    def _denoiser(
+        self, request: GenerationRequest, plan: TimePlan, canvas: Canvas, counter: StepCounter
+    ) -> Denoiser:
+        """The network as a guided function of (x, t) that follows the request's prompts, with its LoRAs."""
+        parts, told = self.parts, self.parts.tells_guidance
+        encode_raw = partial(self.codec.encode, scaled=False)
+        beside = canvas.seen(parts.picture_input, self.codec.encode, encode_raw, packed=parts.unet is None)
+        uses = self._uses(request)
+        bound = Bound(
+            runner=self.adapted.runner(uses),
+            runtime=self.runtime,
+            size=latent_size(self.parts, request),
+            plan=plan,
+            prediction=parts.scheduler.prediction,
+            constants=Constants(beside=beside, guidance=request.guidance if told else None),
+            time_ids=time_ids(parts, request.width or 0, request.height or 0),
+        )
         guidance = Guidance(
-            scale=1.0 if request.guidance is None else request.guidance,
+            scale=(request.true_guidance if told else request.guidance) or 0.0,
             rescale=request.guidance_rescale or 0.0,
             interval=request.guidance_interval or (0.0, 1.0),
         )
-        both = batched_pair(denoiser_of(positive + negative, copies=2))
-        return classifier_free(denoiser_of(positive), both, guidance, config.process, config.prediction)
+        scales = TextScales(guidance=guidance, image=1.0 if request.image_guidance is None else request.image_guidance)
+        texts = Texts(self._conditioner(uses), bound, _text_options(request))
+        return Prompted(bound, texts, request.prompts, request.negative_prompt, scales, counter).denoiser()
 
-    @torch.inference_mode()
-    def _encoded(self, images: Tensor) -> Tensor:
-        """Images (1, 3, H, W) in [-1, 1] as their most likely clean latents (1, C, h, w) float32."""
-        return self.vae.encode(images.to(self.runtime.device, self.runtime.dtype)).mode().float()
+    def _uses(self, request: GenerationRequest) -> Uses:
+        """The LoRAs of a request whose pictures all have the same ones."""
+        asked = {loras_in(prompt) for prompt in request.prompts}
+        if len(asked) > 1:
+            raise RequestError("the prompts ask for different LoRAs, which one loop cannot have; paint them in turn")
+        return self._shelf.uses((*request.loras, *asked.pop()))
+
+    def _conditioner(self, uses: Uses) -> Conditioner:
+        """The model's own, unless a LoRA brings words with it."""
+        words = {name: found.vectors for use in uses for name, found in use.file.embeddings.items()}
+        return conditioner_of(self.parts, NamedEmbeddings(words)) if words else self.conditioner
 
     def _given_noise(self, request: GenerationRequest, size: tuple[int, int]) -> Tensor:
         assert request.latents is not None
-        wanted = (request.pictures, self.vae.config.latent_channels, *size)
+        wanted = (request.pictures, self.codec.latent_channels, *size)
         if request.latents.shape != wanted:
             raise RequestError(f"latents have shape {request.latents.shape}, this model and request need {wanted}")
         return torch.from_numpy(request.latents.array().copy())
-
-    def _latent_size(self, request: GenerationRequest) -> tuple[int, int]:
-        """(h, w) of the latents of a filled-in request."""
-        step = self.vae.config.downscale
-        for name, side in zip(("width", "height"), _sides(request), strict=True):
-            if side % step or side == 0:
-                near = f"{side // step * step} and {(side // step + 1) * step}" if side > step else str(step)
-                raise RequestError(f"{name}={side} is not a multiple of {step}; the nearest that fit are {near}")
-        width, height = _sides(request)
-        return height // step, width // step
 
 
 def _as_request(prompt: str | Sequence[str] | GenerationRequest, options: dict[str, Any]) -> GenerationRequest:
@@ -331,14 +366,5 @@ def _as_request(prompt: str | Sequence[str] | GenerationRequest, options: dict[s
     return prompt
 
 
-def _sides(request: GenerationRequest) -> tuple[int, int]:
-    """(width, height) of a filled-in request."""
-    return request.width or 0, request.height or 0
-
-
-def _picture(image: Tensor) -> Image.Image:
-    """An RGB picture of (3, H, W) in [-1, 1]: clipped, and rounded to the nearest of 256 levels."""
-    from PIL import Image
-
-    pixels = ((image.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+def _text_options(request: GenerationRequest) -> TextOptions:
+    return TextOptions(clip_skip=request.clip_skip, emphasis=request.emphasis)

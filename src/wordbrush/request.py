@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Self
@@ -34,9 +35,13 @@ SAMPLER_NAMES = (
     "ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm2", "dpm2_a", "lms", "dpmpp_2s_a", "dpmpp_2m",
     "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis", "lcm",
 )  # fmt: skip
+EMPHASIS_NAMES = ("original", "no norm", "ignore", "none")
 SCHEDULE_NAMES = ("normal", "ddim_uniform", "sgm_uniform", "simple", "karras", "exponential", "beta", "ays")
 
 LARGEST_SEED = 2**63 - 1
+
+# A name, which may hold colons itself, then one or two strengths.
+_LORA = re.compile(r"(.+?)(?::([-+]?[\d.]+))?(?::([-+]?[\d.]+))?", re.DOTALL)
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -64,9 +69,15 @@ def _prompt(value: Any) -> Any:
     return value if isinstance(value, str) else texts
 
 
+def _listed_loras(value: Any) -> Any:
+    """One LoRA given without a list around it is a list of one."""
+    return (value,) if isinstance(value, str | Mapping | Lora) else value
+
+
 Integer = Annotated[int, BeforeValidator(_refuse_bool)]
 Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 SamplerName = Annotated[str, _one_of(SAMPLER_NAMES), WithJsonSchema({"type": "string", "enum": list(SAMPLER_NAMES)})]
+EmphasisName = Annotated[str, _one_of(EMPHASIS_NAMES), WithJsonSchema({"type": "string", "enum": list(EMPHASIS_NAMES)})]
 ScheduleName = Annotated[str, _one_of(SCHEDULE_NAMES), WithJsonSchema({"type": "string", "enum": list(SCHEDULE_NAMES)})]
 Picture = Annotated[
     InputPicture,
@@ -109,6 +120,36 @@ class ModelDefaults(_Checked):
     schedule: ScheduleName
     width: Integer = Field(ge=8)
     height: Integer = Field(ge=8)
+    strength: Number = Field(default=0.7, ge=0, le=1)
+    clip_skip: Integer | None = Field(default=None, ge=1, le=12)
+    true_guidance: Number | None = Field(default=None, ge=0)
+    """Of models that are told their guidance; None for the others."""
+    image_guidance: Number | None = Field(default=None, ge=0)
+    """Of models that edit a picture; None for the others."""
+
+
+class Lora(_Checked):
+    """A LoRA and how strongly it is applied."""
+
+    name: str = Field(min_length=1)
+    """A name that the library finds, or a path."""
+    unet: Number
+    """How much of its change of the network that denoises is applied; 1 is all."""
+    text: Number
+    """The same for the text encoders."""
+
+    @classmethod
+    def parse(cls, value: Any) -> Any:
+        """Accepts a `Lora`, "NAME", "NAME:STRENGTH" or "NAME:UNET:TEXT", the same as a list, and the JSON form."""
+        if isinstance(value, str):
+            match = _LORA.fullmatch(value)
+            value = [part for part in match.groups() if part is not None] if match else [value]
+        if isinstance(value, list | tuple) and 1 <= len(value) <= 3:
+            name, *strengths = value
+            return cls(name=name, unet=strengths[0] if strengths else 1.0, text=strengths[-1] if strengths else 1.0)
+        if isinstance(value, Mapping):
+            return cls(**{"text": value.get("unet", 1.0), "unet": 1.0, **value})
+        return value
 
 
 class GenerationRequest(_Checked):
@@ -121,13 +162,26 @@ class GenerationRequest(_Checked):
     negative_prompt: Annotated[str, BeforeValidator(_prompt)] = ""
     model: str | None = None
     """A folder or name; None is the embedded model."""
+    emphasis: EmphasisName = "original"
+    """How weights in prompts act: "original" keeps the mean of all states, "no norm" does not, "ignore" reads them and
+    drops them, "none" takes them for text."""
+    vae: str | None = None
+    """A VAE in place of the model's own, by name or path; None is the model's own."""
+    loras: Annotated[tuple[Annotated[Lora, BeforeValidator(Lora.parse)], ...], BeforeValidator(_listed_loras)] = ()
+    """LoRAs to apply, each with its strengths; `<lora:name:strength>` in a prompt adds to them."""
+    clip_skip: Integer | None = Field(default=None, ge=1, le=12)
+    """From which of the CLIP text encoder's last layers its states are taken, counted from the end: 1 is the last."""
     seed: Integer | None = Field(default=None, ge=0, le=LARGEST_SEED)
     """Picture number `index` of the request draws its noise from `seed + index`. None: drawn afresh, and recorded."""
     count: Integer = Field(default=1, ge=1, le=100_000)
     """Pictures for each prompt."""
     steps: Integer | None = Field(default=None, ge=1, le=1000)
     guidance: Number | None = Field(default=None, ge=0, le=1000)
-    """Classifier-free guidance scale; 1 is off."""
+    """Classifier-free guidance scale, 1 is off; or what a model distilled with guidance is told (FLUX.1 dev, LCM)."""
+    true_guidance: Number | None = Field(default=None, ge=0, le=1000)
+    """Classifier-free guidance scale of a model that is told its guidance as well; 1 is off."""
+    image_guidance: Number | None = Field(default=None, ge=0, le=1000)
+    """How closely a model that edits pictures keeps to `image` (Brooks 2023, eq. 3); 1 adds nothing."""
     guidance_rescale: Number | None = Field(default=None, ge=0, le=1)
     """How far the guided estimate is brought back to the spread of the unguided one (Lin 2024, eq. 16); 0 is off."""
     guidance_interval: tuple[Number, Number] | None = None
@@ -140,8 +194,8 @@ class GenerationRequest(_Checked):
     height: Integer | None = Field(default=None, ge=8, le=16384)
     image: Picture | None = None
     """A picture to start from: the loop then begins part-way, at `strength`."""
-    strength: Number = Field(default=0.7, ge=0, le=1)
-    """How much of the loop is run on `image`: 0 keeps it, 1 forgets it."""
+    strength: Number | None = Field(default=None, ge=0, le=1)
+    """How much of the loop is run on `image`: 0 keeps it, 1 forgets it. 0.7, unless the model says otherwise."""
     mask: Picture | None = None
     """White where `image` may change, black where it is kept."""
     latents: Noise | None = None
@@ -153,7 +207,7 @@ class GenerationRequest(_Checked):
             raise ValueError(f"seed={self.seed} leaves no room for {self.pictures} pictures below {LARGEST_SEED}")
         if self.image is None and self.mask is not None:
             raise ValueError("mask has no meaning without image; give image as well")
-        if self.image is None and "strength" in self.model_fields_set and self.strength != 0.7:
+        if self.image is None and self.strength is not None:
             raise ValueError(f"strength={self.strength} has no meaning without image; give image as well")
         if self.latents is not None and self.latents.shape[0] != self.pictures:
             raise ValueError(
@@ -189,11 +243,16 @@ class GenerationRequest(_Checked):
         """How many pictures the request asks for."""
         return self.count if isinstance(self.prompt, str) else self.count * len(self.prompt)
 
-    def filled(self, defaults: ModelDefaults, seed: int, model: str) -> GenerationRequest:
-        """The complete request: every `None` that means "the model's own" replaced, the seed and model put in."""
+    def filled(self, defaults: ModelDefaults, seed: int, model: str, vae: str | None = None) -> GenerationRequest:
+        """The complete request: every `None` that means "the model's own" replaced, the seed and model put in.
+
+        vae: the name of a VAE in place of the model's own.
+        """
         fields = self._given()
-        fields.update(model=model, seed=seed if self.seed is None else self.seed)
-        silent = {"steps", "guidance", "guidance_rescale", "sampler", "schedule", "width", "height"}
+        fields.update(model=model, vae=vae, seed=seed if self.seed is None else self.seed)
+        silent = set(ModelDefaults.model_fields)
+        if self.image is None:
+            silent -= {"strength"}
         if self.timesteps is not None:
             silent -= {"schedule"}
             fields["steps"] = len(self.timesteps)
@@ -219,8 +278,8 @@ class GenerationRequest(_Checked):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
     def to_dict(self) -> dict[str, Any]:
-        """The request as JSON values, without what has no meaning: fields that are None, strength without image."""
-        without = {"strength"} if self.image is None else set()
+        """The request as JSON values, without what was not asked for: None, no LoRAs, the usual emphasis."""
+        without = (set() if self.loras else {"loras"}) | (set() if self.emphasis != "original" else {"emphasis"})
         return self.model_dump(mode="json", exclude_none=True, exclude=without)
 
     def to_json(self) -> str:
@@ -243,7 +302,8 @@ class GenerationRequest(_Checked):
         if self.pictures != 1:
             raise RequestError(f"an infotext describes one picture, this request asks for {self.pictures}")
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return write_infotext(fields | {"prompt": self.prompts[0]}, extras or {})
+        fields |= {"prompt": self.prompts[0], "loras": [(lora.name, lora.unet, lora.text) for lora in self.loras]}
+        return write_infotext(fields, extras or {})
 
     @classmethod
     def from_infotext(cls, text: str) -> GenerationRequest:

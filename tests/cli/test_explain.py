@@ -38,6 +38,28 @@ def test_json(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:
     content = json.loads(result.stdout)
     assert [row["role"] for row in content["tokens"]] == ["start", "piece", "piece", "end", "padding"]
     assert content["request"]["prompt"] == "a fox"
+    (report,) = content["reports"]
+    assert (report["prompt"], report["pieces"], report["chunks"]) == ("a fox", 2, 1)
+
+
+def test_a_long_prompt_has_several_chunks(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:
+    result = run("explain", "a fox " * 15, "--steps", 2, "-m", tiny_v_folder, "-o", tmp_path / "x.png")
+    assert result.exit_code == 0, result.output
+    assert "30 pieces, read in 2 chunks of 22" in result.stdout.splitlines()
+
+
+def test_weights_and_texts_that_change_on_the_way(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:
+    prompt = "a (fox:1.25) [red:blue:2] AND green"
+    result = run("explain", prompt, "--steps", 4, "-m", tiny_v_folder, "-o", tmp_path / "x.png")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line for line in lines if line[0].startswith(("'a", "' g"))] == [
+        ["'a", "(fox:1.25)", "red", "'"], ["'a", "(fox:1.25)", "blue", "'"],
+    ]  # fmt: skip
+    assert lines[1][4] == "weight"
+    assert sum("1.25" in line for line in lines) == 2
+    content = json.loads(run("explain", prompt, "--json", "-m", tiny_v_folder, "-o", tmp_path / "y.png").stdout)
+    assert {row["prompt"].strip() for row in content["tokens"]} == {"a (fox:1.25) red", "a (fox:1.25) blue", "green"}
 
 
 def test_only_a_png_file_will_do(run: Run, tmp_path: Path) -> None:

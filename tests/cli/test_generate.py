@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageStat
+from safetensors.torch import load_file, save_file
 
 from wordbrush import pipeline as pipeline_module
 from wordbrush.cli import generate as module
@@ -98,7 +101,6 @@ def test_words_the_model_cannot_read_are_said(run: Run, tiny_v_folder: Path, tmp
     result = run("generate", "a zebra 🦊 " + "word " * 10_000, "-m", tiny_v_folder, "-o", tmp_path)
     assert result.exit_code == 0, result.output
     assert "note: the model has never seen, and will only guess at: 'zebra', '🦊'" in result.stderr
-    assert "word pieces, the model reads 22" in result.stderr
     assert len(names(tmp_path)[0].encode()) < 255
 
 
@@ -152,6 +154,8 @@ def test_a_folder_that_cannot_be_written_fails_before_any_painting(run: Run, tmp
 def test_a_disk_that_fills_up_keeps_what_is_finished(
     run: Run, tiny_v_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run("generate", "a fox", "-m", tiny_v_folder, "-o", tmp_path / "first")  # the model's hash is now remembered
+    shutil.rmtree(tmp_path / "first")
     real, written = os.fsync, []
 
     def fills_up(descriptor: int) -> None:
@@ -265,3 +269,47 @@ def test_output_means_a_file_by_its_ending(tmp_path: Path) -> None:
     assert Output.parse(str(tmp_path / "odd.png")).file is None
     with pytest.raises(RequestError, match="PNG"):
         Output.parse("a.webp")
+
+
+def test_loras_and_the_reading_of_prompts_are_part_of_the_request(
+    run: Run, tiny_v_folder: Path, tmp_path: Path
+) -> None:
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_{}.weight"
+    lora = tmp_path / "style.safetensors"
+    save_file({layer.format("A"): torch.ones(2, 32), layer.format("B"): torch.ones(64, 2)}, lora)
+    result = run(
+        "generate", "a (red:1.3) fox", "--lora", f"{lora}:0.5:0", "--clip-skip", 2, "--emphasis", "no norm", "--steps",
+        2, "--seed", 1, "-m", tiny_v_folder, "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "LoRA style: matched 2 of 2 keys" in result.stderr
+    metadata = read_metadata(tmp_path / "out" / names(tmp_path / "out")[0])
+    request = metadata.request
+    assert [(found.name, found.unet, found.text) for found in request.loras] == [(str(lora), 0.5, 0.0)]
+    assert (request.clip_skip, request.emphasis) == (2, "no norm")
+    assert (metadata.origin.lora_hashes or "").startswith("style: ")
+    result = run("generate", "a fox", "--lora", "nothing:1", "-m", tiny_v_folder, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "nothing" in result.stderr
+    result = run("generate", "a fox", "--true-guidance", 3, "-m", tiny_v_folder, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "true_guidance=3.0" in result.stderr
+
+
+def test_a_vae_may_take_the_place_of_the_models_own(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:
+    weights = load_file(tiny_v_folder / "vae" / "diffusion_pytorch_model.safetensors")
+    weights["decoder.conv_out.bias"] += 0.5
+    shutil.copytree(tiny_v_folder / "vae", tmp_path / "brighter")
+    save_file(weights, tmp_path / "brighter" / "diffusion_pytorch_model.safetensors")
+    common = ("generate", "a fox", "--seed", 1, "-m", tiny_v_folder, "-o")
+    assert run(*common, tmp_path / "own.png").exit_code == 0
+    result = run(*common, tmp_path / "other.png", "--vae", tmp_path / "brighter")
+    assert result.exit_code == 0, result.output
+    means = [ImageStat.Stat(Image.open(tmp_path / name)).mean[0] for name in ("own.png", "other.png")]
+    assert means[1] > means[0] + 10
+    metadata = read_metadata(tmp_path / "other.png")
+    assert metadata.request.vae == str(tmp_path / "brighter")
+    assert f"VAE: {tmp_path / 'brighter'}" in Image.open(tmp_path / "other.png").info["parameters"]
+    again = run("replay", tmp_path / "other.png", "-o", tmp_path / "again.png")
+    assert again.exit_code == 0, again.output
+    assert "identical" in again.stderr

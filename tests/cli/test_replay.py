@@ -73,12 +73,12 @@ def test_another_model_is_noticed(run: Run, painted: Path, tiny_v_folder: Path, 
 
 def test_pictures_of_the_web_ui_are_painted_here(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:
     info = PngInfo()
-    text = f'a fox\nSteps: 2, Sampler: Euler a, Seed: 9, Size: 32x32, Clip skip: 2, Model: "{tiny_v_folder}"'
+    text = f'a fox\nSteps: 2, Sampler: Euler a, Seed: 9, Size: 32x32, ENSD: 31337, Model: "{tiny_v_folder}"'
     info.add_text("parameters", text)
     Image.new("RGB", (64, 64)).save(tmp_path / "theirs.png", pnginfo=info)
     result = run("replay", tmp_path / "theirs.png", "-o", tmp_path / "ours.png")
     assert result.exit_code == 0, result.output
-    assert "Clip skip" in result.stderr
+    assert "ENSD" in result.stderr
     assert "another size" in result.stderr
     assert read_metadata(tmp_path / "ours.png").request.sampler == "euler_a"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from wordbrush.diffusion.prediction import Network, get_prediction
 from wordbrush.diffusion.process import BetaConfig, DiscreteVP, KarrasVE, Process, RectifiedFlow
 from wordbrush.diffusion.samplers import get_sampler
 
@@ -31,6 +32,20 @@ def exact_x0(process: Process, x: Tensor, t: float) -> Tensor:
     """E[x0 | x at t]."""
     alpha, sigma = process.alpha(t), process.sigma(t)
     return MEAN + alpha * SPREAD**2 / size(process, t) ** 2 * (x - alpha * MEAN) if sigma > 0 else x
+
+
+def exact_network(process: Process, kind: str) -> Network:
+    """The same as a network of that prediction type, which knows the time by the timestep it is told."""
+
+    def network(x: Tensor, timestep: float) -> Tensor:
+        if isinstance(process, DiscreteVP):
+            t = process.time_of_timestep(timestep)
+        else:
+            t = process.time_of_level(timestep / 1000.0)
+        alpha, sigma = max(process.alpha(t), 1e-6), process.sigma(t)
+        return get_prediction(kind).from_x0(exact_x0(process, x, t), x, alpha, sigma)
+
+    return network
 
 
 def exact_flow(process: Process, x: Tensor, t: float, t_next: float) -> Tensor:

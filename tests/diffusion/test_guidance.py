@@ -7,7 +7,16 @@ import torch
 from tests.diffusion.gaussian import PROCESSES
 from torch import Tensor
 
-from wordbrush.diffusion.guidance import Guidance, batched_pair, classifier_free, clipped, pair, rescaled
+from wordbrush.diffusion.guidance import (
+    Guidance,
+    batched_pair,
+    classifier_free,
+    clipped,
+    composed,
+    edited,
+    pair,
+    rescaled,
+)
 from wordbrush.diffusion.prediction import PREDICTIONS
 
 PROCESS = PROCESSES["vp"]
@@ -82,3 +91,39 @@ def test_impossible_values_are_refused() -> None:
 
 def test_clipping() -> None:
     assert float(clipped(lambda x, t: 3.0 * x, 1.0)(X, 0.5).abs().max()) == 1.0
+
+
+def third(x: Tensor, t: float) -> Tensor:
+    return torch.cos(x) - t
+
+
+def stacked(x: Tensor, t: float) -> Tensor:
+    parts = x.chunk(3)
+    return torch.cat([positive(parts[0], t), third(parts[1], t), negative(parts[2], t)])
+
+
+def test_composed_prompts_add_their_directions() -> None:
+    away, two, one = negative(X, 0.6), positive(X, 0.6), third(X, 0.6)
+    expected = away + 5.0 * (1.2 * (two - away) - 0.5 * (one - away))
+    both = composed(stacked, torch.tensor([1.2, -0.5]))
+    found = classifier_free(positive, both, Guidance(scale=5.0), PROCESS, "v")(X, 0.6)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_composed_weights_may_differ_between_pictures() -> None:
+    first, second = torch.tensor([1.2, -0.5]), torch.tensor([0.0, 1.0])
+    found = composed(stacked, torch.stack([first, second], dim=1))(X, 0.6)[0]
+    for row, weights in enumerate((first, second)):
+        assert torch.allclose(found[row], composed(stacked, weights)(X, 0.6)[0][row], atol=1e-6)
+
+
+def test_one_composed_prompt_of_weight_one_is_plain_guidance() -> None:
+    for one, two in zip(composed(doubled, torch.ones(1))(X, 0.5), batched_pair(doubled)(X, 0.5), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_an_edited_picture_is_a_second_direction() -> None:
+    bare, away, towards = third(X, 0.6), negative(X, 0.6), positive(X, 0.6)
+    both = edited(pair(positive, negative), third, 1.5)
+    found = classifier_free(positive, both, Guidance(scale=5.0), PROCESS, "v")(X, 0.6)
+    assert torch.allclose(found, bare + 5.0 * (towards - away) + 1.5 * (away - bare), atol=1e-5)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
-from wordbrush.formats import diffusers_folder as module
 from wordbrush.formats.diffusers_folder import read_folder, weights_hash, write_folder
+from wordbrush.formats.diffusers_folder import write as module
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -112,7 +112,19 @@ BREAKS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "model_index.json").unlink(), r"model_index\.json is missing"),
     (lambda f: (f / "model_index.json").write_text("{"), r"model_index\.json cannot be read"),
     (lambda f: edit_json(f / "model_index.json", lambda c: c.update(unet=["x", "Flux"])), "whose unet is Flux"),
-    (lambda f: edit_json(f / "model_index.json", lambda c: c.update(text_encoder_2=["t", "C"])), "two text encoders"),
+    (lambda f: edit_json(f / "model_index.json", lambda c: c.update(text_encoder_2=["t", "C"])), "text_encoder_2 is C"),
+    (
+        lambda f: edit_json(f / "model_index.json", lambda c: c.update(_class_name="StableDiffusionUpscalePipeline")),
+        "StableDiffusionUpscalePipeline; this version opens",
+    ),
+    (
+        lambda f: edit_json(f / "model_index.json", lambda c: c.update(text_encoder_2=["t", "T5EncoderModel"])),
+        "text_encoder_2 is T5EncoderModel, not a CLIPTextModelWithProjection",
+    ),
+    (
+        lambda f: edit_json(f / "model_index.json", lambda c: c.update(transformer=["d", "FluxTransformer2DModel"])),
+        "StableDiffusionPipeline of unet, transformer, vae, text_encoder",
+    ),
     (lambda f: shutil.rmtree(f / "vae"), r"vae/config\.json is missing"),
     (lambda f: (f / UNET).unlink(), r"no diffusion_pytorch_model\.safetensors in .*unet"),
     (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-100]), r"safetensors is cut short"),
@@ -207,3 +219,44 @@ def test_the_hash_is_of_the_weights(folder: Path) -> None:
     assert first is not None
     assert len(first) == 10
     assert weights_hash(read_folder(folder)) != first
+
+
+def test_a_variant_is_read_when_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    before = load_file(folder / UNET)
+    halves = {key: value.half() for key, value in before.items()}
+    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+    for part, stem in stems.items():
+        weights = load_file(folder / part / f"{stem}.safetensors")
+        save_file({key: value.half() for key, value in weights.items()}, folder / part / f"{stem}.fp16.safetensors")
+    parts = read_folder(folder, variant="fp16")
+    assert all(torch.equal(value, halves[key]) for key, value in parts.unet.state_dict().items())
+    assert read_folder(folder).unet.conv_in.weight.dtype is torch.float32
+    write_folder(parts, tmp_path / "copy")
+    assert load_file(tmp_path / "copy" / UNET)["conv_in.weight"].dtype is torch.float16
+    assert weights_hash(parts) != weights_hash(read_folder(folder))
+    with pytest.raises(ModelFileError, match=r"no diffusion_pytorch_model\.bf16\.safetensors"):
+        read_folder(folder, variant="bf16")
+
+
+def test_weights_that_torch_saved_are_read_without_running_anything(folder: Path) -> None:
+    before = read_folder(folder)
+    for part, stem, pickled in (
+        ("unet", "diffusion_pytorch_model", "diffusion_pytorch_model"), ("text_encoder", "model", "pytorch_model"),
+    ):  # fmt: skip
+        place = folder / part / f"{stem}.safetensors"
+        torch.save(load_file(place), folder / part / f"{pickled}.bin")
+        place.unlink()
+    after = read_folder(folder)
+    for part in ("unet", "text_encoder"):
+        first, second = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_what_lies_beside_the_model_is_taken_along(folder: Path, tmp_path: Path) -> None:
+    (folder / "README.md").write_text("a card")
+    (folder / "clip").mkdir()
+    (folder / "clip" / "config.json").write_text("{}")
+    (folder / "clip" / "model.safetensors").write_bytes(b"both towers")
+    write_folder(read_folder(folder), tmp_path / "copy")
+    assert (tmp_path / "copy" / "README.md").read_text() == "a card"
+    assert (tmp_path / "copy" / "clip" / "model.safetensors").read_bytes() == b"both towers"

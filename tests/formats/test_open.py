@@ -20,9 +20,9 @@ def test_the_embedded_model_lies_in_the_package() -> None:
     assert embedded_folder().parts[-3:] == ("wordbrush", "models", "scenes-128")
 
 
-def test_a_single_file_says_what_is_opened_instead(tmp_path: Path) -> None:
+def test_a_single_file_is_opened_as_one(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"")
-    with pytest.raises(ModelFileError, match=r"x\.safetensors is a single file"):
+    with pytest.raises(ModelFileError, match=r"x\.safetensors is not a safetensors file"):
         open_model(tmp_path / "x.safetensors")
 
 

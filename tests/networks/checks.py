@@ -1,9 +1,13 @@
 """What every network here must satisfy."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def assert_initialise_draws_everything(build: Callable[[], nn.Module]) -> None:
@@ -34,3 +38,21 @@ def shake(network: nn.Module, seed: int = 0, std: float = 0.05) -> None:
 
 def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves out `torch.nn.init`, which on the meta device loads torch's compiler and does nothing else."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def without_memory(make: Callable[[], M]) -> M:
+    """A network of any size whose weights have shapes and no numbers."""
+    with torch.device("meta"), _WithoutDrawing():
+        return make()

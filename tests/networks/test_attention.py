@@ -46,6 +46,13 @@ def test_a_mask_is_added_to_the_scores() -> None:
     torch.testing.assert_close(attend(q, k, v, 2, mask=mask), attend(q, k[:, :4], v[:, :4], 2))
 
 
+@pytest.mark.parametrize("limit", [0, 256])
+def test_scores_may_have_another_scale(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PLAIN_MAX_KEYS", limit)
+    q, k, v = _inputs(2, 4, 6, 8)
+    torch.testing.assert_close(attend(q, k, v, 2, scale=1.0), attend(2 * q, k, v, 2), atol=1e-6, rtol=1e-5)
+
+
 def test_pieces_of_queries_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = _inputs(2, 100, 300, 256)
     whole = attend(q, k, v, 1)

@@ -1,300 +1,179 @@
-"""Runs every sampler beside its reference on one small network and noise, and tabulates the largest differences.
+"""Runs every sampler and schedule beside its reference and writes what came out as docs/samplers.md.
 
-`python -m tests.parity.sampler_table` writes docs/samplers.md. The network is the exact denoiser of a mixture of two
-Gaussians a pixel, turned into each prediction type and driven by the timestep that it is told, so that a wrong
-timestep, scale, noise draw or last step shows.
+`python -m tests.parity.sampler_table` takes a minute.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
-import torch
-from torch import Tensor
+from tests.diffusion.gaussian import PROCESSES
+from tests.diffusion.orders import DETERMINISTIC, STOCHASTIC, measured_order
+from tests.parity.k_diffusion import FUNCTIONS, STRAIGHT, k_diffusion_error
+from tests.parity.sampler_cases import (
+    FLOW_SCHEDULER_OF,
+    KNOWN_DIFFERENCES,
+    SCHEDULER_OF,
+    Case,
+    case_of,
+    flow_case_of,
+    max_error,
+)
+from tests.parity.schedule_cases import (
+    ays_error,
+    flow_schedule_error,
+    k_diffusion_schedule_error,
+    schedule_error,
+    simple_error,
+)
 
-from wordbrush.diffusion.guidance import clipped
-from wordbrush.diffusion.plan import SamplingConfig
-from wordbrush.diffusion.prediction import get_prediction, network_denoiser
-from wordbrush.diffusion.process import BetaConfig, DiscreteVP, Process
-from wordbrush.diffusion.samplers import SAMPLERS, get_sampler
-from wordbrush.diffusion.scheduler_config import read_scheduler_config
+from wordbrush.diffusion.samplers import SAMPLERS
 
-SHAPE = (2, 3, 4, 4)
-LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-PIXEL_CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+STEPS = (4, 10, 20)
+NO_SAMPLE = ("pndm", "euler_a", "dpm2", "dpm2_a", "dpmpp_sde")
+"""Samplers whose diffusers schedulers know no prediction type `sample`."""
 
-SCHEDULER_OF = {
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "pndm": "PNDMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "dpm2": "KDPM2DiscreteScheduler",
-    "dpm2_a": "KDPM2AncestralDiscreteScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "dpmpp_sde": "DPMSolverSDEScheduler",
-    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-    "lcm": "LCMScheduler",
+
+def worst(cases: Iterable[Case]) -> str:
+    """The largest difference of all the cases, as the table has it."""
+    return f"{max(max_error(case) for case in cases):.0e}"
+
+
+def sampler_row(sampler: str) -> str:
+    """Its differences from diffusers, by prediction type, and from k-diffusion over all of them."""
+    cells = dict.fromkeys(("epsilon", "v_prediction", "sample", "flow"), "–")
+    for kind in ("epsilon", "v_prediction", "sample"):
+        if sampler in SCHEDULER_OF and not (kind == "sample" and sampler in NO_SAMPLE):
+            spacings = ("leading", "trailing")
+            cells[kind] = worst(
+                case_of(sampler, steps=steps, timestep_spacing=spacing, prediction_type=kind)
+                for steps in STEPS
+                for spacing in spacings
+            )
+    if sampler == "pndm":
+        cells["v_prediction"] = "see below"
+    if sampler in FLOW_SCHEDULER_OF:
+        cells["flow"] = worst(flow_case_of(sampler, steps=n, shift=shift) for n in STEPS for shift in (1.0, 3.0))
+    names = dict.fromkeys(name[sampler] for name in (SCHEDULER_OF, FLOW_SCHEDULER_OF) if sampler in name)
+    return f"| `{sampler}` | {', '.join(names) or '–'} | {' | '.join(cells.values())} | {_k_diffusion_cell(sampler)} |"
+
+
+def _k_diffusion_cell(sampler: str) -> str:
+    if sampler not in FUNCTIONS:
+        return "–"
+    kinds = ("epsilon", "v", "sample", "flow")
+    errors = [
+        k_diffusion_error(sampler, ladder, PROCESSES[process], kind)
+        for process, ladders in (("vp", ("karras", "exponential")), ("flow", ("karras", "exponential")))
+        if not (process == "flow" and sampler in STRAIGHT)
+        for ladder in ladders
+        for kind in kinds
+    ]
+    if sampler in STRAIGHT:
+        errors += [k_diffusion_error(sampler, "flow", PROCESSES["flow"], kind) for kind in kinds[1:]]
+    return f"{max(errors):.0e}"
+
+
+def order_row(sampler: str) -> str:
+    """Its published order of convergence and the measured ones."""
+    published = "see below" if sampler == "dpmpp_3m_sde" else (DETERMINISTIC | STOCHASTIC)[sampler]
+    measured = " | ".join(f"{measured_order(sampler, PROCESSES[process]):.2f}" for process in ("vp", "ve", "flow"))
+    return f"| `{sampler}` | {published} | {measured} |"
+
+
+def schedule_rows() -> Iterable[str]:
+    """Every schedule, what it means and how far its levels are from the reference's."""
+    for schedule, (meaning, on_flow) in MEANINGS.items():
+        if schedule == "simple":
+            errors = [f"ComfyUI's rule {max(simple_error(n) for n in STEPS):.0e}"]
+        elif schedule == "ays":
+            errors = [f"published timesteps {ays_error('sd1'):.1f} (SD 1), {ays_error('sdxl'):.1f} (SDXL)"]
+        else:
+            found = max(schedule_error(schedule, name, n) for name in ("euler", "dpmpp_2m") for n in STEPS)
+            errors = [f"diffusers {found:.0e}"]
+        if schedule in ("karras", "exponential"):
+            errors.append(f"k-diffusion {k_diffusion_schedule_error(schedule):.0e}")
+        cases = [(n, None) for n in STEPS] if schedule in ("normal", "karras", "exponential", "beta") else []
+        if schedule in ("sgm_uniform", "karras", "exponential", "beta"):
+            cases += [(n, tokens) for n in STEPS for tokens in (256, 4096)]
+        if cases:
+            flow = max(flow_schedule_error(schedule, "euler", n, tokens) for n, tokens in cases)
+            errors.append(f"diffusers on a flow {flow:.0e}")
+        yield f"| `{schedule}` | {meaning} | {on_flow} | {', '.join(errors)} |"
+
+
+MEANINGS = {
+    "normal": ("even timesteps over the whole range (linspace)", "even before the shift, down to 1/1000; SD 3's"),
+    "ddim_uniform": ("whole strides up from the first timestep (leading)", "even, without pure noise"),
+    "sgm_uniform": ("whole strides down from the last timestep (trailing)", "even from 1 to 1/steps; FLUX's"),
+    "simple": ("every (1000 / steps)-th timestep from the last down", "as `sgm_uniform`"),
+    "karras": ("even in level^(1/7), level being sigma / alpha", "the same in sigma, over the range of the default"),
+    "exponential": ("even in log level", "the same in sigma, over the range of the default"),
+    "beta": ("levels at the quantiles of Beta(0.6, 0.6)", "the same in sigma, over the range of the default"),
+    "ays": ("Align Your Steps' table, by model family", "the table's signal-to-noise ratios"),
 }
 
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One sampler against one diffusers scheduler."""
-
-    scheduler: str
-    options: dict[str, Any] = field(default_factory=dict)
-    steps: int = 10
-    timesteps: tuple[int, ...] | None = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """scheduler_config.json, of a latent model unless the options say otherwise."""
-        flow = "FlowMatch" in self.scheduler or self.options.get("use_flow_sigmas")
-        config: dict[str, Any] = {"_class_name": self.scheduler, **({} if flow else LATENT_BETAS)}
-        if self.scheduler in PIXEL_CLASSES:
-            config["clip_sample"] = False
-        if self.scheduler == "PNDMScheduler":
-            config["skip_prk_steps"] = True
-        return config | self.options
-
-    def __str__(self) -> str:
-        options = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.scheduler}({options})-{'timesteps' if self.timesteps else self.steps}"
-
-
-def case_of(sampler: str, *, steps: int = 10, timesteps: tuple[int, ...] | None = None, **options: Any) -> Case:
-    """A case by our sampler's name."""
-    if sampler == "dpmpp_2m_sde":
-        options["algorithm_type"] = "sde-dpmsolver++"
-    return Case(scheduler=SCHEDULER_OF[sampler], options=options, steps=steps, timesteps=timesteps)
-
-
-def noises(count: int) -> list[Tensor]:
-    """The same noise for both sides: (B, C, h, w) each."""
-    generator = torch.Generator().manual_seed(11)
-    return [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(count)]
-
-
-def mixture_x0(x: Tensor, alpha: float, sigma: float) -> Tensor:
-    """E[x0 | x] where each pixel of x0 is +-m with spread 0.3, m a fixed pattern: exact, smooth and not linear."""
-    mean = torch.linspace(0.3, 1.2, SHAPE[1] * SHAPE[2] * SHAPE[3], dtype=x.dtype).reshape(1, *SHAPE[1:])
-    spread = 0.09
-    variance = alpha**2 * spread + sigma**2
-    side = torch.tanh(alpha * mean * x / variance) * mean  # posterior mean of the component's centre
-    return side + alpha * spread / variance * (x - alpha * side)
-
-
-def network(process: Process, prediction: str) -> Callable[[Tensor, float], Tensor]:
-    """(x, timestep) -> prediction, by the exact denoiser at the noise level of that timestep."""
-
-    def call(x: Tensor, timestep: float) -> Tensor:
-        if isinstance(process, DiscreteVP):
-            t = process.time_of_timestep(timestep)
-        else:
-            t = process.time_of_level(timestep / 1000.0)
-        # a flow's timestep may be rounded to no noise at all by diffusers
-        alpha, sigma = max(process.alpha(t), 1e-6), max(process.sigma(t), 1e-6)
-        x64 = x.double()
-        return get_prediction(prediction).from_x0(mixture_x0(x64, alpha, sigma), x64, alpha, sigma).to(x.dtype)
-
-    return call
-
-
-def our_run(sampling: SamplingConfig, case: Case) -> Tensor:
-    """The end of the run by our sampler."""
-    plan = sampling.plan(case.steps) if case.timesteps is None else sampling.plan(timesteps=case.timesteps)
-    start, *draws = noises(2 * case.steps + 2)
-    process = sampling.process
-    denoiser = network_denoiser(network(process, sampling.prediction), process, sampling.prediction, plan.timestep)
-    if sampling.clip_x0 is not None:
-        denoiser = clipped(denoiser, sampling.clip_x0)
-    run = get_sampler(sampling.sampler)(denoiser, start * plan.start_scale, plan.times, process, iter(draws).__next__)
-    return list(run)[-1].x
-
-
-def reference_run(sampling: SamplingConfig, case: Case) -> Tensor:
-    """The end of the same run by diffusers, in the process's own scale."""
-    start, *draws = noises(2 * case.steps + 2)
-    remaining = iter(draws)
-
-    def drawn(*_: Any, **__: Any) -> Tensor:
-        return next(remaining).float()
-
-    with _diffusers_class(case.scheduler) as scheduler_class:
-        scheduler = scheduler_class.from_config(case.config)
-        if case.timesteps is None:
-            scheduler.set_timesteps(case.steps)
-        else:
-            scheduler.set_timesteps(timesteps=list(case.timesteps))
-        if case.scheduler == "DPMSolverSDEScheduler":
-            scheduler.noise_sampler = _brownian(remaining)
-        model = network(sampling.process, sampling.prediction)
-        size = float(getattr(scheduler, "init_noise_sigma", 1.0))
-        x = start.float() * size
-        module = sys.modules[scheduler_class.__module__]
-        with mock.patch.object(module, "randn_tensor", drawn, create=True):
-            for t in scheduler.timesteps:
-                scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-                x = scheduler.step(model(scaled, float(t)), t, x).prev_sample
-    # schedulers that begin with large noise work in x / alpha; alpha is not 1 where they end at sigma_min
-    return x / math.sqrt(1.0 + float(scheduler.sigmas[-1]) ** 2) if size != 1.0 else x
-
-
-@contextmanager
-def _diffusers_class(name: str) -> Iterator[Any]:
-    """The scheduler class; DPMSolverSDEScheduler wants torchsde only for the Brownian tree that we replace."""
-    if name != "DPMSolverSDEScheduler":
-        import diffusers
-
-        yield getattr(diffusers, name)
-        return
-    with mock.patch.dict(sys.modules, {"torchsde": types.ModuleType("torchsde")}):
-        from diffusers.schedulers.scheduling_dpmsolver_sde import DPMSolverSDEScheduler
-
-        yield DPMSolverSDEScheduler
-
-
-def _brownian(draws: Iterator[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A Brownian path over sigma, seen at the middle and the end of each step, from two independent draws a step."""
-    half: list[tuple[float, float, Tensor]] = []
-
-    def increment(start: Tensor, end: Tensor) -> Tensor:
-        if not half:
-            half.append((float(start), float(end), next(draws)))
-            return half[0][2].float()
-        high, middle, first = half.pop()
-        low = float(end)
-        path = first * math.sqrt(high - middle) + next(draws) * math.sqrt(middle - low)
-        return (path / math.sqrt(high - low)).float()
-
-    return increment
-
-
-def max_error(case: Case) -> float:
-    """The largest difference at the end of the run, x being of about unit size."""
-    sampling = read_scheduler_config(case.config)
-    theirs = reference_run(sampling, case)
-    if not theirs.isfinite().all():
-        raise ArithmeticError(f"diffusers itself gives no finite picture for {case}")
-    return float((our_run(sampling, case) - theirs.double()).abs().max())
-
-
-def k_diffusion_error(sampler: str, steps: int, schedule: str) -> float:
-    """Against k-diffusion's formulas, which work in y = x / alpha over sigma / alpha, for the two it alone has."""
-    config = SamplingConfig(noise=BetaConfig(), sampler=sampler)
-    plan = config.plan(steps, schedule=schedule)
-    process = config.process
-    start, *draws = noises(2 * steps + 2)
-
-    def denoiser(x: Tensor, t: float) -> Tensor:
-        return mixture_x0(x, process.alpha(t), process.sigma(t))
-
-    def denoised(y: Tensor, ratio: float) -> Tensor:
-        t = process.time_of_lambda(-math.log(ratio))
-        return denoiser(y * process.alpha(t), t)
-
-    ours = list(get_sampler(sampler)(denoiser, start * plan.start_scale, plan.times, process, iter(draws).__next__))
-    ratios = [process.level(t) if t > 0 else 0.0 for t in plan.times]
-    y = start * plan.start_scale / process.alpha(plan.times[0])
-    reference = {"dpmpp_2s_a": _reference_2s_a, "dpmpp_3m_sde": _reference_3m_sde}[sampler]
-    return float((ours[-1].x - reference(denoised, y, ratios, iter(draws))).abs().max())
-
-
-def _reference_2s_a(
-    denoised: Callable[[Tensor, float], Tensor], y: Tensor, ratios: list[float], draws: Iterator[Tensor]
-) -> Tensor:
-    for high, low in pairwise(ratios):
-        first = denoised(y, high)
-        if low == 0.0:
-            return first
-        up = low * math.sqrt(1.0 - (low / high) ** 2)
-        down = math.sqrt(low**2 - up**2)
-        middle = math.exp(0.5 * (math.log(high) + math.log(down)))
-        halfway = (middle / high) * y + (1.0 - middle / high) * first
-        y = (down / high) * y + (1.0 - down / high) * denoised(halfway, middle) + up * next(draws)
-    return y
-
-
-def _reference_3m_sde(
-    denoised: Callable[[Tensor, float], Tensor], y: Tensor, ratios: list[float], draws: Iterator[Tensor]
-) -> Tensor:
-    past: list[tuple[float, Tensor]] = []  # (step in log ratio, estimate), newest first
-    for high, low in pairwise(ratios):
-        now = denoised(y, high)
-        if low == 0.0:
-            return now
-        h = math.log(high / low)
-        y = math.exp(-2 * h) * y + (1 - math.exp(-2 * h)) * now
-        phi = (math.exp(-2 * h) - 1) / (2 * h) + 1
-        if len(past) == 2:
-            (h1, before), (h2, earlier) = past
-            recent, older = (now - before) * h / h1, (before - earlier) * h / h2
-            second = (recent - older) * h / (h1 + h2)
-            y = y + phi * (recent + (recent - older) * h1 / (h1 + h2)) - (phi / (2 * h) - 0.5) * second
-        elif past:
-            y = y + phi * (now - past[0][1]) * h / past[0][0]
-        y = y + low * math.sqrt(1 - math.exp(-2 * h)) * next(draws)
-        past = [(h, now), *past[:1]]
-    return y
-
-
-def _row(sampler: str) -> str:
-    """One line of the table: the largest difference over spacings, step counts and prediction types."""
-    if sampler in ("dpmpp_2s_a", "dpmpp_3m_sde"):
-        error = max(k_diffusion_error(sampler, n, s) for n in (4, 10, 20) for s in ("normal", "karras"))
-        return f"| `{sampler}` | k-diffusion's formula | {error:.0e} | – |"
-    errors = {}
-    for kind in ("epsilon", "v_prediction"):
-        options = {} if kind == "epsilon" else {"prediction_type": kind}
-        cases = [
-            case_of(sampler, steps=steps, timestep_spacing=spacing, **options)
-            for steps in (4, 10, 20)
-            for spacing in ("leading", "trailing")
-        ]
-        errors[kind] = max(max_error(case) for case in cases)
-    v = "see below" if sampler == "pndm" else f"{errors['v_prediction']:.0e}"
-    return f"| `{sampler}` | {SCHEDULER_OF[sampler]} | {errors['epsilon']:.0e} | {v} |"
-
-
-_HEAD = """# Samplers against their references
+_SAMPLERS = """# Samplers and schedules against their references
 
 Written by `python -m tests.parity.sampler_table`; the same comparisons, and many more options, are tests
-(`tests/parity/test_samplers.py`). Each sampler runs 4, 10 and 20 steps beside the reference, on the same noise, with
-the exact denoiser of a two-component mixture as the network; the figure is the largest difference at the end of the
-run, x being of about unit size. diffusers computes in float32, which is most of it; k-diffusion's formulas were run in
-float64.
+(`tests/parity/test_samplers.py`, `test_schedules.py`; `tests/diffusion/test_samplers.py`).
 
-| sampler | reference | epsilon | v |
+## Samplers
+
+Each sampler runs 4, 10 and 20 steps beside the reference, on the same noise, with the exact denoiser of a two-component
+mixture as the network, turned into each prediction type; the figure is the largest difference at the end of the run, x
+being of about unit size. diffusers computes in float32, which is most of it. k-diffusion 0.1.1's functions were run in
+float64 and their ends stored (`tests/parity/k_diffusion.json`); the last column is over all four prediction types and
+over both Stable Diffusion's noise and a rectified flow. A dash: the reference has no such thing.
+
+| sampler | diffusers' scheduler | epsilon | v | sample | flow | k-diffusion |
+|---|---|---|---|---|---|---|
+"""
+
+_ORDERS = """
+`pndm` on a flow has no reference: it is shown to be its own run on Stable Diffusion's noise, divided by alpha, to 9
+digits, as are all samplers but `heun`, `dpm2` and `lms`, which are straight in x on a flow (as diffusers and ComfyUI
+have them). That of `deis` on a flow is stopped where diffusers stops (see the known differences); there diffusers finds
+alpha, 0.0003 at the first step, as a difference of float32 numbers near 1.
+
+## Orders of convergence
+
+Measured on Gaussian data, whose trajectories and distributions are known exactly, between lambda -2.5 and 3: log2 of
+what 120 steps instead of 60 divide the error by. Of a stochastic sampler the error is that of the spread at the end;
+its mean is exact at any number of steps. `lms` and `unipc` are measured after a few short first steps and before a
+short last one: they begin (and unipc ends) with a step of lower order. `lcm` has no order; with an exact consistency
+function its distribution is exact at any number of steps.
+
+| sampler | published | Stable Diffusion's noise | variance exploding | rectified flow |
+|---|---|---|---|---|
+"""
+
+_SCHEDULES = """
+`dpmpp_3m_sde` is k-diffusion's, which publishes no order. Noise leaves 2 on Gaussian data. Where the estimate of x0 is
+smooth in time the order would be 3, but the parabola has half the weight which that takes (as in diffusers'
+DPM-Solver++ of order 3), so it is 2 there too; it stays so for the sake of the same pictures.
+
+## Schedules
+
+The figure is the largest relative difference of sigma / alpha over 4, 10 and 20 steps of `euler` and `dpmpp_2m`; that
+of Align Your Steps is in timesteps, of which the authors publish whole ones. On a flow it is the difference of sigma,
+for SD 3's static shift of 3 and for FLUX's shift by picture size. diffusers rounds a little differently in some groups
+of samplers, and so does Wordbrush (`Family` in `diffusion/schedules.py`). `beta` spreads levels, as in diffusers;
+ComfyUI's `beta` spreads timesteps.
+
+| schedule | Stable Diffusion's noise | rectified flow | difference |
 |---|---|---|---|
 """
 
+_KNOWN = """
+A model samples as its scheduler config and its pipeline in diffusers say when nothing is asked for: Stable Diffusion
+`ddim_uniform` with most samplers, Turbo and Lightning `sgm_uniform` (trailing), LCM models a subset of the 50 timesteps
+they were distilled on, SD 3 `normal`, FLUX.1 schnell `sgm_uniform`, and dev the same shifted by exp(mu), mu rising from
+0.5 at 256 tokens (256 x 256 pixels) to 1.15 at 4096 (1024 x 1024).
 
-def main() -> None:
-    """Write docs/samplers.md and print it."""
-    warnings.simplefilter("ignore")
-    rows = "\n".join(_row(sampler) for sampler in SAMPLERS)
-    known = "\n".join(f"| {why} | {max_error(case):.0e} |" for why, case in KNOWN_DIFFERENCES.items())
-    text = f"{_HEAD}{rows}\n\n{_KNOWN}{known}\n"
-    Path("docs/samplers.md").write_text(text, encoding="utf-8")
-    print(text)
-
-
-_KNOWN = """## Known differences
+## Known differences
 
 Where a diffusers scheduler contradicts itself, Wordbrush does what its paper says, and pictures differ. Measured as
 above, 20 steps unless stated:
@@ -303,34 +182,19 @@ above, 20 steps unless stated:
 |---|---|
 """
 
-KNOWN_DIFFERENCES = {
-    "DDIM, linspace spacing: strides by 1000 // steps, but the network is told the next timestep of the list": case_of(
-        "ddim", steps=20, timestep_spacing="linspace"
-    ),
-    "DDIM, trailing spacing, 30 steps (not a divisor of 1000): the same": case_of(
-        "ddim", steps=30, timestep_spacing="trailing"
-    ),
-    "DDIM, clip_sample: clips x0 but goes on with the noise that belonged to the unclipped one": case_of(
-        "ddim", steps=20, clip_sample=True, clip_sample_range=0.8
-    ),
-    "PNDM, v-prediction: extrapolates v where the paper extrapolates eps": case_of(
-        "pndm", steps=20, prediction_type="v_prediction"
-    ),
-    "DDPM, zero terminal SNR: takes alpha as 0 at the last timestep, its other schedulers as 2^-12": case_of(
-        "ddpm", steps=20, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
-    ),
-    "KDPM2 ancestral with Karras sigmas: rounds the timestep told at the start of a step, not at its middle": case_of(
-        "dpm2_a", steps=20, use_karras_sigmas=True
-    ),
-    "DEIS on a flow: ends at the last noise level of the list, with noise left": case_of(
-        "deis", steps=20, use_flow_sigmas=True, prediction_type="flow_prediction"
-    ),
-    "DPMSolverMultistep, SDE of order 3: the sign of one term is reversed; `dpmpp_3m_sde` is k-diffusion's": Case(
-        scheduler="DPMSolverMultistepScheduler",
-        options={"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
-        steps=20,
-    ),
-}
+
+def main() -> None:
+    """Write docs/samplers.md and print it."""
+    warnings.simplefilter("ignore")
+    tables = {
+        _SAMPLERS: map(sampler_row, SAMPLERS),
+        _ORDERS: (order_row(sampler) for sampler in SAMPLERS if sampler != "lcm"),
+        _SCHEDULES: schedule_rows(),
+        _KNOWN: (f"| {why} | {max_error(case):.0e} |" for why, case in KNOWN_DIFFERENCES.items()),
+    }
+    text = "".join(head + "\n".join(rows) + "\n" for head, rows in tables.items())
+    Path("docs/samplers.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

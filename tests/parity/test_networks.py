@@ -4,13 +4,12 @@ The reference is built from our `to_dict()` (so the config files we write are pr
 with strict=True (so the keys are), and the outputs must agree to 1e-5 of their size.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from tests.parity.comparing import assert_near, open_with_transformers, randn, randomise, write
 
 from wordbrush.networks.clip import (
     CLIPConfig,
@@ -20,6 +19,8 @@ from wordbrush.networks.clip import (
     CLIPVisionConfig,
     CLIPVisionModel,
 )
+from wordbrush.networks.time_embedding import sinusoids
+from wordbrush.networks.tiny_vae import TinyAutoencoder, TinyAutoencoderConfig
 from wordbrush.networks.unet import AddedConditioning, UNet, UNetConfig, guidance_embedding
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 
@@ -34,7 +35,7 @@ def _unet_config(attending: tuple[bool, ...], **settings: Any) -> UNetConfig:
     kinds = [ATTEND if yes else PLAIN for yes in attending]
     return UNetConfig(
         **{
-            "block_out_channels": (8, 16, 24)[: len(attending)],
+            "block_out_channels": (8, 16, 24, 24)[: len(attending)],
             "down_block_types": tuple(kind[0] for kind in kinds),
             "up_block_types": tuple(kind[1] for kind in reversed(kinds)),
             "attention_head_dim": 2,
@@ -57,34 +58,28 @@ UNETS = {
         addition_time_embed_dim=4,
         projection_class_embeddings_input_dim=10 + 6 * 4,
     ),
+    "sdxl refiner": _unet_config(
+        (False, True, True, False),
+        use_linear_projection=True,
+        attention_head_dim=(2, 4, 6, 6),
+        transformer_layers_per_block=2,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=10 + 5 * 4,
+    ),
     "inpainting": _unet_config((True, True, False), in_channels=9),
+    "instruct-pix2pix": _unet_config((True, True, False), in_channels=8),
     "lcm": _unet_config((True, False), time_cond_proj_dim=10),
     "small": _unet_config((True, True), layers_per_block=1, sample_size=16),
     "uneven": _unet_config((True, True, True), layers_per_block=(1, 2, 1)),
 }
 
 
-def _randomise(network: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-
-
-def _randn(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _assert_near(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    size = theirs.abs().max().item()
-    assert size > 0.01, "the reference gives next to nothing, so agreeing with it proves nothing"
-    torch.testing.assert_close(ours, theirs, atol=1e-5 * size, rtol=0)
-
-
 def _unet_extras(config: UNetConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The further conditioning a config needs, in our words and in diffusers'."""
     if config.addition_embed_type is not None:
-        text, ids = _randn(2, 10, seed=4), torch.tensor([[64.0, 48, 0, 8, 64, 64], [9, 9, 1, 2, 3, 4]])
+        numbers = ((config.projection_class_embeddings_input_dim or 0) - 10) // (config.addition_time_embed_dim or 1)
+        text, ids = randn(2, 10, seed=4), torch.tensor([[64.0, 48, 0, 8, 6, 64], [9, 9, 1, 2, 3, 4]])[:, :numbers]
         return {"added": AddedConditioning(text_embeds=text, time_ids=ids)}, {
             "added_cond_kwargs": {"text_embeds": text, "time_ids": ids}
         }
@@ -100,20 +95,20 @@ def test_unet(name: str, height: int, width: int) -> None:
     config = UNETS[name]
     theirs = diffusers.UNet2DConditionModel.from_config(config.to_dict()).eval()
     assert UNetConfig.from_dict(dict(theirs.config)) == config
-    _randomise(theirs)
+    randomise(theirs)
     ours = UNet(config)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x, timestep, context = (
-        _randn(2, config.in_channels, height, width),
+        randn(2, config.in_channels, height, width),
         torch.tensor([3.0, 801.5]),
-        _randn(2, 5, 12, seed=2),
+        randn(2, 5, 12, seed=2),
     )
     our_extras, their_extras = _unet_extras(config)
     with torch.no_grad():
         expected = theirs(x, timestep, context, **their_extras).sample
-        _assert_near(ours(x, timestep, context, **our_extras), expected)
+        assert_near(ours(x, timestep, context, **our_extras), expected)
         last = x.to(memory_format=torch.channels_last)
-        _assert_near(ours(last, timestep, ours.prepare_context(context), **our_extras), expected)
+        assert_near(ours(last, timestep, ours.prepare_context(context), **our_extras), expected)
 
 
 def test_guidance_embedding() -> None:
@@ -138,30 +133,35 @@ def test_vae(settings: dict[str, Any]) -> None:
     config = AutoencoderKLConfig(**{**defaults, **settings})
     theirs = diffusers.AutoencoderKL.from_config(config.to_dict()).eval()
     assert AutoencoderKLConfig.from_dict(dict(theirs.config)) == config
-    _randomise(theirs)
+    randomise(theirs)
     ours = AutoencoderKL(config)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    images = _randn(2, config.in_channels, 32, 24)
+    images = randn(2, config.in_channels, 32, 24)
     with torch.no_grad():
         expected, raw = theirs.encode(images).latent_dist, ours.encode_raw(images)
-        _assert_near(raw.mean, expected.mean)
-        _assert_near(raw.logvar, expected.logvar)
-        _assert_near(ours.decode_raw(expected.mean), theirs.decode(expected.mean).sample)
+        assert_near(raw.mean, expected.mean)
+        assert_near(raw.logvar, expected.logvar)
+        assert_near(ours.decode_raw(expected.mean), theirs.decode(expected.mean).sample)
 
 
-def _write(folder: Path, config: dict[str, Any], network: nn.Module) -> Path:
-    from safetensors.torch import save_file
-
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def _open(kind: Any, folder: Path) -> Any:
-    """transformers opens what we wrote, and misses or refuses no key."""
-    network, info = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    return network.eval()
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"latent_channels": 16}, {"num_encoder_blocks": (2, 1), "num_decoder_blocks": (1, 2)}],
+    ids=["taesd", "taef1", "two levels"],
+)
+def test_tiny_vae(settings: dict[str, Any]) -> None:
+    levels = len(settings.get("num_encoder_blocks", (1, 3, 3, 3)))
+    widths = {"encoder_block_out_channels": (6,) * levels, "decoder_block_out_channels": (8,) * levels}
+    config = TinyAutoencoderConfig(**widths, **settings)
+    theirs = diffusers.AutoencoderTiny.from_config(config.to_dict()).eval()
+    assert TinyAutoencoderConfig.from_dict(dict(theirs.config)) == config
+    randomise(theirs)
+    ours = TinyAutoencoder(config)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    images, latents = randn(2, 3, 32, 24), 4 * randn(2, config.latent_channels, 3, 4)
+    with torch.no_grad():
+        assert_near(ours.encode(images), theirs.encode(images).latents)
+        assert_near(ours.decode(latents), theirs.decode(latents).sample)
 
 
 def _clip_config(activation: str, eos: int) -> CLIPConfig:
@@ -185,53 +185,60 @@ def _clip_config(activation: str, eos: int) -> CLIPConfig:
 def test_clip(activation: str, eos: int, tmp_path: Path) -> None:
     config = _clip_config(activation, eos)
     ours = CLIPModel(config)
-    _randomise(ours)
-    theirs = _open(transformers.CLIPModel, _write(tmp_path, config.to_dict(), ours))
+    randomise(ours)
+    theirs = open_with_transformers(transformers.CLIPModel, write(tmp_path, config.to_dict(), ours))
     assert CLIPConfig.from_dict(theirs.config.to_dict()) == config
-    ids, images = torch.randint(3, 48, (4, 7), generator=torch.Generator().manual_seed(0)), _randn(3, 3, 8, 8)
+    ids, images = torch.randint(3, 48, (4, 7), generator=torch.Generator().manual_seed(0)), randn(3, 3, 8, 8)
     for row, place in enumerate((3, 5, 6, 0)):
         ids[row, place] = 48
     with torch.no_grad():
         expected, got = theirs(input_ids=ids, pixel_values=images), ours(ids, images)
-    _assert_near(got.logits_per_image, expected.logits_per_image)
-    _assert_near(got.text_embeds, expected.text_embeds)
-    _assert_near(got.image_embeds, expected.image_embeds)
+    assert_near(got.logits_per_image, expected.logits_per_image)
+    assert_near(got.text_embeds, expected.text_embeds)
+    assert_near(got.image_embeds, expected.image_embeds)
 
 
 @pytest.mark.parametrize("projection", [False, True])
 def test_clip_text_encoder(projection: bool, tmp_path: Path) -> None:
     config = _clip_config("gelu", 48).text_config
     ours = CLIPTextModel(config, projection=projection)
-    _randomise(ours)
+    randomise(ours)
     kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
-    theirs = _open(kind, _write(tmp_path, ours.to_dict(), ours))
+    theirs = open_with_transformers(kind, write(tmp_path, ours.to_dict(), ours))
     assert CLIPTextConfig.from_dict(theirs.config.to_dict()) == config
     ids = torch.tensor([[1, 5, 7, 48, 48, 48, 48], [4, 3, 2, 1, 9, 8, 48]])
     with torch.no_grad():
         expected, got = theirs(ids, output_hidden_states=True), ours(ids)
-    _assert_near(got.last_hidden_state, expected.last_hidden_state)
+    assert_near(got.last_hidden_state, expected.last_hidden_state)
     for mine, its in zip(got.hidden_states, expected.hidden_states, strict=True):
-        _assert_near(mine, its)
+        assert_near(mine, its)
     if projection:
         assert got.text_embeds is not None
-        _assert_near(got.text_embeds, expected.text_embeds)
+        assert_near(got.text_embeds, expected.text_embeds)
     else:
-        _assert_near(got.pooled, expected.pooler_output)
+        assert_near(got.pooled, expected.pooler_output)
 
 
 @pytest.mark.parametrize("projection", [False, True])
 def test_clip_image_encoder(projection: bool, tmp_path: Path) -> None:
     config = _clip_config("quick_gelu", 48).vision_config
     ours = CLIPVisionModel(config, projection=projection)
-    _randomise(ours)
+    randomise(ours)
     kind = transformers.CLIPVisionModelWithProjection if projection else transformers.CLIPVisionModel
-    theirs = _open(kind, _write(tmp_path, config.to_dict(), ours))
+    theirs = open_with_transformers(kind, write(tmp_path, config.to_dict(), ours))
     assert CLIPVisionConfig.from_dict(theirs.config.to_dict()) == config
     with torch.no_grad():
-        expected, got = theirs(_randn(2, 3, 8, 8)), ours(_randn(2, 3, 8, 8))
-    _assert_near(got.last_hidden_state, expected.last_hidden_state)
+        expected, got = theirs(randn(2, 3, 8, 8)), ours(randn(2, 3, 8, 8))
+    assert_near(got.last_hidden_state, expected.last_hidden_state)
     if projection:
         assert got.image_embeds is not None
-        _assert_near(got.image_embeds, expected.image_embeds)
+        assert_near(got.image_embeds, expected.image_embeds)
     else:
-        _assert_near(got.pooled, expected.pooler_output)
+        assert_near(got.pooled, expected.pooler_output)
+
+
+@pytest.mark.parametrize("size", [96, 256, 320])
+def test_sinusoids_have_the_same_bits(size: int) -> None:
+    times = torch.tensor([999.0, 749.25, 1.0, 0.0, 1024.0])
+    embed = diffusers.models.embeddings.get_timestep_embedding
+    assert torch.equal(sinusoids(times, size), embed(times, size, flip_sin_to_cos=True, downscale_freq_shift=0))

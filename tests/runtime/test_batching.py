@@ -7,8 +7,8 @@ import torch
 
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.runtime.batching import batched_network, rows_per_call, spans
-from wordbrush.runtime.packed_unet import fastest_unet
 from wordbrush.runtime.policy import Runtime
+from wordbrush.runtime.runners import UNetRunner, runner_of
 
 
 def test_spans_cover_all_rows_in_nearly_equal_pieces() -> None:
@@ -50,15 +50,16 @@ def unet() -> UNet:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_has_the_same_bits_in_any_batch(unet: UNet, dtype: str) -> None:
     runtime = Runtime.choose("cpu", dtype)
-    network = fastest_unet(runtime.place(unet), runtime)
+    runner = runner_of(runtime.place(unet), runtime)
     draw = torch.Generator().manual_seed(2)
     x, text = torch.randn(34, 4, 16, 16, generator=draw), torch.randn(3, 12, 64, generator=draw)
     rows = [index % 3 for index in range(34)]
     with torch.inference_mode():
-        context = network.prepare_context(text.to(runtime.dtype))
-        whole = batched_network(network, context, rows, (16, 16), runtime)(x, 500.0)
+        told = [runner.told(row[None].to(runtime.dtype), None, None) for row in text]
+        whole = batched_network(runner, [told[row] for row in rows], (16, 16), runtime)(x, 500.0)
         for start, stop in ((0, 1), (4, 6), (3, 10), (5, 21), (33, 34)):
-            part = batched_network(network, context, rows[start:stop], (16, 16), runtime)(x[start:stop], 500.0)
+            some = [told[row] for row in rows[start:stop]]
+            part = batched_network(runner, some, (16, 16), runtime)(x[start:stop], 500.0)
             assert torch.equal(part, whole[start:stop]), (start, stop)
     assert whole.float().std() > 0
 
@@ -69,7 +70,24 @@ def test_rows_read_their_own_context(unet: UNet) -> None:
     draw = torch.Generator().manual_seed(2)
     x, text = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 12, 64, generator=draw)
     with torch.inference_mode():
-        context = network.prepare_context(text)
-        found = batched_network(network, context, [1, 0], (16, 16), runtime)(x, 10.0)
+        runner = UNetRunner(network)
+        told = [runner.told(row[None], None, None) for row in text]
+        found = batched_network(runner, told[::-1], (16, 16), runtime)(x, 10.0)
         expected = network(x, torch.tensor([10.0]), text[[1, 0]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "calls"), [(16, [2]), (64, [1])])
+def test_a_large_row_is_not_computed_twice(unet: UNet, side: int, calls: list[int]) -> None:
+    runtime, seen = Runtime.choose("cpu", "float32"), []
+    runner = UNetRunner(runtime.place(unet))
+    hook = unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    draw = torch.Generator().manual_seed(2)
+    x, text = torch.randn(3, 4, side, side, generator=draw), torch.randn(1, 12, 64, generator=draw)
+    with torch.inference_mode():
+        told = [runner.told(text, None, None)]
+        alone = batched_network(runner, told, (side, side), runtime)(x[:1], 10.0)
+        assert seen == calls
+        batch = batched_network(runner, told * 3, (side, side), runtime)(x, 10.0)
+    hook.remove()
+    assert torch.equal(batch[:1], alone)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
-from wordbrush.runtime.packed_unet import PackedUNet, fastest_unet
+from wordbrush.runtime.packed_unet import PackedUNet
 from wordbrush.runtime.packed_vae import PackedDecoder, fastest_decoder
 from wordbrush.runtime.packing import FoldedUpsample, PackedCrossAttention, can_pack
 from wordbrush.runtime.policy import Runtime
+from wordbrush.runtime.runners import PackedRunner, UNetRunner, runner_of
 
 CPU = torch.device("cpu")
 
@@ -178,16 +179,35 @@ def test_decoder_paints_what_the_plain_one_does(whole: bool) -> None:
     assert torch.equal(PackedDecoder(plain).decode(latents[:1]), found[:1])
 
 
+@pytest.mark.parametrize("config", [EMBEDDED_KIND, SD1_KIND], ids=["embedded", "sd1"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_weights_that_were_taken_come_back_bit_by_bit(config: UNetConfig, dtype: torch.dtype) -> None:
+    if not can_pack(CPU, dtype):
+        pytest.skip("this build of torch cannot pack them")
+    plain, same = unet_of(config, dtype), unet_of(config, dtype)
+    x, context = drawn(2, 4, 12, 8, dtype=dtype), drawn(2, 9, 24, dtype=dtype)
+    copy, taker = PackedUNet(plain), PackedUNet(plain, take=True)
+    wanted = copy(x, 7.0, copy.prepare_context(context))
+    assert torch.equal(taker(x, 7.0, taker.prepare_context(context)), wanted)
+    taken = sum(weight.numel() for weight in plain.parameters() if weight.is_meta)
+    assert taken > 0.8 * sum(weight.numel() for weight in plain.parameters())
+    taker.give_back()
+    own, expected = plain.state_dict(), same.state_dict()
+    assert list(own) == list(expected)
+    assert all(torch.equal(own[name], weight) for name, weight in expected.items())
+    assert torch.equal(taker(x, 7.0, taker.prepare_context(context)), wanted)  # a copy, and still one
+
+
 def test_only_what_can_be_packed_is() -> None:
     plain = unet_of(EMBEDDED_KIND)
     runtime = Runtime.choose("cpu", "float32")
     assert can_pack(CPU, torch.float32)
     assert not can_pack(CPU, torch.float16)
     assert not can_pack(torch.device("meta"), torch.float32)
-    assert isinstance(fastest_unet(plain, runtime), PackedUNet)
-    assert fastest_unet(plain, Runtime(device=CPU, dtype=torch.float16)) is plain
-    distilled = unet_of(replace(EMBEDDED_KIND, time_cond_proj_dim=8))
-    assert fastest_unet(distilled, runtime) is distilled
+    assert isinstance(runner_of(plain, runtime), PackedRunner)
+    assert isinstance(runner_of(plain, Runtime(device=CPU, dtype=torch.float16)), UNetRunner)
+    assert isinstance(runner_of(unet_of(replace(EMBEDDED_KIND, time_cond_proj_dim=8)), runtime), UNetRunner)
     vae = AutoencoderKL(AutoencoderKLConfig(block_out_channels=(32,)))
     assert isinstance(fastest_decoder(vae, runtime), PackedDecoder)
     assert fastest_decoder(vae, Runtime(device=CPU, dtype=torch.float16)) is vae

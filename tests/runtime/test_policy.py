@@ -55,3 +55,18 @@ def test_place_prepares_a_network_for_inference() -> None:
 
 def test_keeping_memory_says_whether_it_worked() -> None:
     assert keep_freed_memory() in (True, False)
+
+
+def test_weights_that_lie_unusually_in_memory_are_copied() -> None:
+    memory = torch.arange(200, dtype=torch.float32)
+    layer = nn.Linear(8, 8)
+    start = next(number for number in range(1, 20) if memory[number:].data_ptr() % 64)
+    layer.weight.data = memory[start : start + 64].view(8, 8)
+    expected = layer.weight.detach().clone()
+    Runtime.choose("cpu", "float32").place(layer)
+    assert layer.weight.data_ptr() % 64 == 0
+    assert torch.equal(layer.weight, expected)
+    layer.weight.data = expected.T.contiguous().T
+    Runtime.choose("cpu", "float32").place(layer)
+    assert layer.weight.is_contiguous()
+    assert torch.equal(layer.weight, expected)

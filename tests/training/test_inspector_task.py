@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import box, held_out, object_types, render, sample_scene
 from wordbrush.networks.inspector import Answers, Features
 from wordbrush.training.inspector import (
@@ -25,7 +26,6 @@ from wordbrush.training.inspector import (
     weathered,
 )  # fmt: skip
 from wordbrush.training.recipe import Optimiser, Recipe, read_recipe
-from wordbrush.training.vae import to_images
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {kind.noun: kind for kind in object_types()}

@@ -2,7 +2,7 @@
 
 app.py       the list of commands, and errors to exit codes
 console.py   what all commands share: notes, progress, JSON
-generate.py  generate     replay.py  replay     explain.py  explain     models.py  models inspect
+generate.py  generate     replay.py  replay     explain.py  explain     models.py  models
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,9 @@ Advance = Callable[[], None]
 
 # Seconds between the lines of a log.
 LOG_INTERVAL = 10.0
+
+# What a terminal would obey: a file's name or metadata may hold anything. Tabs and line ends stay.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def command_group(app: typer.Typer, name: str, about: str) -> typer.Typer:
@@ -29,22 +32,39 @@ def command_group(app: typer.Typer, name: str, about: str) -> typer.Typer:
 
 def result(text: str) -> None:
     """A line of the result."""
-    typer.echo(text)
+    typer.echo(_printable(text))
 
 
 def json_result(content: Mapping[str, Any]) -> None:
     """The machine-readable result: one JSON object, the only thing on standard output."""
-    typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    typer.echo(text if _printable(text) == text else json.dumps(content, indent=2))
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey, and for what standard output has no letters for.
+
+    The latter are names that are not UTF-8, and other scripts where the system's encoding is an old one.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table, columns lined up by spaces."""
+    widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(len(heading))]
+    for row in (heading, *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def note(text: str) -> None:
     """Something the user should know."""
-    typer.echo(f"note: {text}", err=True)
+    typer.echo(f"note: {text.translate(_CONTROLS)}", err=True)
 
 
 def error(text: str) -> None:
     """Why the command ends."""
-    typer.echo(f"error: {text}", err=True)
+    typer.echo(f"error: {text.translate(_CONTROLS)}", err=True)
 
 
 @contextmanager
@@ -76,6 +96,29 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
+
+
+def download_progress() -> dict[str, Any]:
+    """What huggingface_hub is to show progress with: its own bars on a terminal, a line now and then in a log."""
+    if sys.stderr.isatty():
+        return {}
+    from io import StringIO
+
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Lines(tqdm):
+        said = 0.0
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "file": StringIO()})
+
+        def display(self, *_: Any, **__: Any) -> None:
+            now = time.monotonic()
+            if self.unit == "B" and self.n and self.total and now - Lines.said >= LOG_INTERVAL:
+                Lines.said = now
+                typer.echo(f"downloaded {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB", err=True)
+
+    return {"tqdm_class": Lines}
 
 
 def _log_lines(title: str, total: int) -> Advance:

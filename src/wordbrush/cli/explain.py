@@ -14,7 +14,7 @@ from wordbrush.errors import RequestError
 from wordbrush.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from wordbrush.conditioning.text import TokenRow
+    from wordbrush.conditioning.report import TokenRow
     from wordbrush.pipeline import Pipeline
     from wordbrush.sheets import Frame
 
@@ -46,9 +46,12 @@ def explain(
 ) -> None:
     """Show how a picture comes about: what the model reads, and the way from noise to picture.
 
+    A prompt that changes on the way has a table for each of its texts.
+
     The strip shows x at some timesteps, decoded, and below it the clean picture that the network then predicted.
     """
     from wordbrush.cli.output import Output
+    from wordbrush.conditioning.prompt.program import PromptProgram
     from wordbrush.metadata import write_whole
     from wordbrush.sheets import film_strip
 
@@ -63,19 +66,26 @@ def explain(
     place.check()
     pipe = open_pipeline(model, device, dtype)
     request = pipe.fill(request)
-    notes, table = pipe.notes(request), pipe.conditioner.table(prompt)
+    texts = PromptProgram.parse(prompt).texts(pipe.step_count(request))
+    notes, tables = pipe.notes(request), {text: pipe.conditioner.table(text) for text in texts}
+    reports = {text: pipe.conditioner.report(text) for text in texts}
     buffer = BytesIO()
     film_strip(_frames(pipe, request, columns)).save(buffer, format="PNG")
     file = write_whole(place.file, buffer.getvalue())
     if as_json:
-        rows = [asdict(row) for row in table]
+        rows = [{"prompt": text} | asdict(row) for text, table in tables.items() for row in table]
+        told = [{"prompt": text} | asdict(report) for text, report in reports.items()]
         fields = request.to_dict()
-        console.json_result({"file": str(file), "tokens": rows, "notes": notes, "request": fields})
+        console.json_result({"file": str(file), "tokens": rows, "reports": told, "notes": notes, "request": fields})
         return
     for text in notes:
         console.note(text)
-    for line in token_lines(table):
-        console.result(line)
+    for text, table in tables.items():
+        for line in [repr(text)] * (len(tables) > 1) + token_lines(table):
+            console.result(line)
+        if reports[text].chunks > 1:
+            found = reports[text]
+            console.result(f"{found.pieces} pieces, read in {found.chunks} chunks of {found.limit}")
     console.result(str(file))
 
 
@@ -98,11 +108,14 @@ def _frames(pipe: Pipeline, request: GenerationRequest, columns: int) -> list[Fr
 
 
 def token_lines(table: list[TokenRow]) -> list[str]:
-    """The token table as text in columns."""
+    """The token table as text in columns; weights are one of them if the prompt has any."""
     said = {True: "yes", False: "never", None: ""}
-    rows = [("position", "id", "piece", "word", "seen in training")]
+    rows: list[tuple[str, ...]] = [("position", "id", "piece", "word", "weight", "seen in training")]
     for row in table:
         place = "cut" if row.position is None else str(row.position)
-        rows.append((place, str(row.id), row.text, row.word or f"({row.role})", said[row.seen]))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        index = "" if row.id is None else str(row.id)
+        rows.append((place, index, row.text, row.word or f"({row.role})", f"{row.weight:.4g}", said[row.seen]))
+    if all(row.weight == 1.0 for row in table):
+        rows = [(*row[:4], row[5]) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from wordbrush.cli import console, options
 from wordbrush.cli.output import Output
 from wordbrush.errors import RequestError, WordbrushError
-from wordbrush.request import GenerationRequest
+from wordbrush.request import GenerationRequest, Lora
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,15 +61,25 @@ def generate(
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    true_guidance: options.TrueGuidance = None,
     guidance_rescale: options.GuidanceRescale = None,
     guidance_interval: options.GuidanceInterval = None,
     sampler: options.Sampler = None,
     schedule: options.Schedule = None,
     timesteps: options.Timesteps = None,
     size: options.Size = None,
+    lora: options.Loras = None,
+    clip_skip: options.ClipSkip = None,
+    emphasis: options.Emphasis = "original",
     model: options.Model = None,
+    vae: options.Vae = None,
+    text_encoder: options.TextEncoders = None,
+    tokenizer: options.Tokenizer = None,
+    variant: options.Variant = None,
+    prediction: options.Prediction = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    offload: options.Offload = "auto",
     sheet: Sheet = True,
     as_json: options.AsJson = False,
 ) -> None:
@@ -85,6 +96,7 @@ def generate(
         seed=seed,
         steps=steps,
         guidance=guidance,
+        true_guidance=true_guidance,
         guidance_rescale=guidance_rescale,
         guidance_interval=options.interval(guidance_interval),
         sampler=sampler,
@@ -92,20 +104,43 @@ def generate(
         timesteps=options.timesteps(timesteps),
         width=width,
         height=height,
+        loras=tuple(Lora.parse(text) for text in lora or ()),
+        clip_skip=clip_skip,
+        emphasis=emphasis,
     )
     place = Output.parse(output)
     place.check()
-    pipe = open_pipeline(model, device, dtype)
+    pipe = open_pipeline(
+        model, device, dtype, vae=vae, text_encoders=text_encoder, tokenizer=tokenizer, variant=variant,
+        prediction=prediction, offload=offload,
+    )  # fmt: skip
     run(pipe, request, place, sheet=sheet, as_json=as_json)
 
 
-def open_pipeline(model: str | None, device: str, dtype: str) -> Pipeline:
-    """Loads a model for a command of its own process, whose memory it may keep."""
+def open_pipeline(
+    model: str | None,
+    device: str,
+    dtype: str,
+    *,
+    vae: str | None = None,
+    text_encoders: Sequence[str] | None = None,
+    tokenizer: str | None = None,
+    variant: str | None = None,
+    prediction: str | None = None,
+    offload: str = "auto",
+) -> Pipeline:
+    """Loads a model for a command of its own process, whose memory it may keep; says what a GPU holds of it."""
     from wordbrush.pipeline import load
     from wordbrush.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
-    return load(model, device=device, dtype=dtype)
+    pipe = load(
+        model, device=device, dtype=dtype, vae=vae, text_encoders=tuple(text_encoders or ()), tokenizer=tokenizer,
+        variant=variant, prediction=prediction, offload=offload,
+    )  # fmt: skip
+    if pipe.placement is not None:
+        console.note(pipe.placement)
+    return pipe
 
 
 def run(pipe: Pipeline, request: GenerationRequest, place: Output, *, sheet: bool, as_json: bool) -> None:
@@ -125,6 +160,9 @@ def run(pipe: Pipeline, request: GenerationRequest, place: Output, *, sheet: boo
         if painted.files:
             console.note(_finished(painted, request, place))
         raise
+    if pipe.codec.note is not None:
+        notes.append(pipe.codec.note)
+        console.note(pipe.codec.note)
     seconds = time.monotonic() - started
     whole = _write_sheet(painted, request, place) if sheet and len(painted.images) > 1 else None
     if as_json:
@@ -141,17 +179,17 @@ def paint(pipe: Pipeline, request: GenerationRequest, place: Output, painted: Pa
     """Adds to `painted` batch by batch."""
     from wordbrush.metadata import PictureMetadata, png_bytes
 
-    size, total = pipe.batch_size(request), request.pictures
-    starts = range(0, total, size)
-    with console.progress(f"painting {_pictures(total)}", len(starts) * pipe.step_count(request)) as advance:
-        for start in starts:
-            part = request.part(start, min(start + size, total))
+    total = request.pictures
+    batches = pipe.batches(request, pipe.batch_size(request))
+    with console.progress(f"painting {_pictures(total)}", len(batches) * pipe.step_count(request)) as advance:
+        for start, stop in batches:
+            part = request.part(start, stop)
             for step in pipe.steps(part):
                 latents = step.x
                 advance()
             for index, image in enumerate(pipe.finish(part, latents)):
                 single = part.part(index, index + 1)
-                data = png_bytes(image, PictureMetadata(request=single, origin=pipe.origin))
+                data = png_bytes(image, PictureMetadata(request=single, origin=pipe.origin_of(single)))
                 with console.uninterrupted():
                     file = place.write_picture(data, single.prompts[0], single.seed or 0, start + index + 1, total)
                     painted.files.append(file)

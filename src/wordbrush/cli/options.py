@@ -8,10 +8,41 @@ from typing import Annotated
 import typer
 
 from wordbrush.errors import RequestError
-from wordbrush.request import SAMPLER_NAMES, SCHEDULE_NAMES
+from wordbrush.request import EMPHASIS_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="A diffusers folder or a hub id.", show_default="the embedded model")
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A file, a diffusers folder, a library name or a hub id.",
+        show_default="the embedded model",
+    ),
+]
+Vae = Annotated[str | None, typer.Option("--vae", metavar="NAME", help="A VAE in place of the model's own.")]
+TextEncoders = Annotated[
+    list[str] | None,
+    typer.Option("--text-encoder", metavar="NAME", help="A text encoder that a single-file model lacks; repeatable."),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="FOLDER", help="The tokenizer of a single-file model.")
+]
+Variant = Annotated[
+    str | None, typer.Option("--variant", metavar="NAME", help="Which weights of a diffusers folder: fp16, say.")
+]
+Prediction = Annotated[
+    str | None,
+    typer.Option("--prediction", metavar="TYPE", help="epsilon, v, sample or flow, where a file says it wrong."),
+]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="NAME:STRENGTH", help="May be repeated; NAME:UNET:TEXT gives two strengths."),
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option("--clip-skip", metavar="N", help="Read the N-th last layer of CLIP; 1 is the last.",
+                 show_default="the model's"),
+]
+Emphasis = Annotated[
+    str, typer.Option("--emphasis", help=f"How (weights:1.2) act: one of {', '.join(EMPHASIS_NAMES)}.")
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Picture i draws its noise from seed + i.", show_default="drawn")
@@ -20,6 +51,13 @@ Steps = Annotated[int | None, typer.Option("--steps", help="How many times x is 
 Guidance = Annotated[
     float | None,
     typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off.", show_default="the model's"),
+]
+TrueGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--true-guidance", help="Classifier-free guidance of a model that is told its guidance; 1 is off.",
+        show_default="the model's",
+    ),
 ]
 GuidanceRescale = Annotated[
     float | None,
@@ -46,6 +84,9 @@ Negative = Annotated[str, typer.Option("--negative", help="What the pictures sho
 Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="In pixels.", show_default="the model's")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
+Offload = Annotated[
+    str, typer.Option("--offload", help="What waits on the CPU for its turn on a GPU: auto, none, model, layer.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -10,7 +10,7 @@ import typer
 
 from wordbrush.cli import console, options
 from wordbrush.cli.generate import open_pipeline
-from wordbrush.errors import RequestError
+from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.metadata import Origin, PictureMetadata, png_bytes, read_metadata, write_new, write_whole
 
 Source = Annotated[
@@ -28,6 +28,7 @@ def replay(
     source: Source,
     output: Target = None,
     model: options.Model = None,
+    vae: options.Vae = None,
     device: options.Device = "auto",
     dtype: Annotated[
         str, typer.Option("--dtype", help="Number format.", show_default="the one it was painted in")
@@ -46,20 +47,21 @@ def replay(
     place.check()
     if dtype == "auto":
         dtype = metadata.origin.dtype or dtype
-    pipe = open_pipeline(model or _local(metadata.request.model), device, dtype)
-    request = pipe.fill(metadata.request.model_copy(update={"model": None}))
-    for text in [*_differences(metadata.origin, pipe.origin), *pipe.notes(request)]:
+    pipe = open_pipeline(model or _local(metadata.request.model), device, dtype, vae=vae or metadata.request.vae)
+    request = pipe.fill(metadata.request.model_copy(update={"model": None, "vae": None}))
+    origin = pipe.origin_of(request)
+    for text in [*_differences(metadata.origin, origin), *pipe.notes(request)]:
         console.note(text)
     with console.progress("painting 1 picture", pipe.step_count(request)) as advance:
         for step in pipe.steps(request):
             latents = step.x
             advance()
     image = pipe.finish(request, latents)[0]
-    data = png_bytes(image, PictureMetadata(request=request, origin=pipe.origin))
+    data = png_bytes(image, PictureMetadata(request=request, origin=origin))
     file = write_new(place.file, data) if output is None else write_whole(place.file, data)
     same, verdict = _compare(source, image)
     if as_json:
-        console.json_result({"file": str(file), "identical": same, "verdict": verdict, **asdict(pipe.origin)})
+        console.json_result({"file": str(file), "identical": same, "verdict": verdict, **asdict(origin)})
     else:
         console.result(str(file))
         typer.echo(verdict, err=True)
@@ -67,16 +69,23 @@ def replay(
 
 def _local(named: str | None) -> str | None:
     """The model that the file names, if it is here: a name out of a file is no reason to download anything."""
-    from wordbrush.formats.open import EMBEDDED
+    from wordbrush.formats.open import locate_model
 
-    if named is None or named == EMBEDDED or Path(named).expanduser().exists():
-        return named
-    raise RequestError(f"the picture was painted with the model {named!r}, which is not here; say where it is with -m")
+    try:
+        locate_model(named)
+    except ModelFileError as error:
+        raise RequestError(
+            f"the picture was painted with the model {named!r}, which is not here; say where it is with -m"
+        ) from error
+    return named
 
 
 def _differences(then: Origin, now: Origin) -> list[str]:
     """What differs from when the picture was painted, as far as it says."""
-    names = {"version": "Wordbrush", "model_hash": "the model's weights", "dtype": "the number format"}
+    names = {
+        "version": "Wordbrush", "model_hash": "the model's weights", "dtype": "the number format",
+        "lora_hashes": "the LoRAs",
+    }  # fmt: skip
     pairs = {name: (getattr(then, field), getattr(now, field)) for field, name in names.items()}
     return [
         f"{name}: {before} then, {after} now; the pixels may differ"

@@ -1,150 +1,71 @@
-"""Prompts to embeddings, and an account of what became of every word."""
+"""Prompts to embeddings with one CLIP text encoder, and an account of what became of every word."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from wordbrush.conditioning.tokenizer import ClipTokenizer, Piece
+from wordbrush.conditioning.clip import ClipText
+from wordbrush.conditioning.clip_report import report_of, table_of
+from wordbrush.conditioning.conditioning import PLAIN, Conditioning, TextOptions
+from wordbrush.conditioning.embeddings import Embeddings, EmbeddingTable
+from wordbrush.conditioning.report import KnownWords, PromptReport, TokenRow
+from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.networks.clip import CLIPTextModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenRow:
-    """One line of the token table.
-
-    Attributes:
-        position: index in the sequence the text encoder reads; None for a piece that was cut.
-        id, text: the piece and its number.
-        word: the word of the prompt that the piece belongs to, "" for start, end and padding.
-        role: "start", "piece", "end", "padding" or "cut".
-        seen: False for a word that the model never met in training; None where that is not known.
-    """
-
-    position: int | None
-    id: int
-    text: str
-    word: str
-    role: str
-    seen: bool | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptReport:
-    """What the model can and cannot read of a prompt.
-
-    Attributes:
-        pieces: how many pieces the prompt has.
-        limit: how many the model reads.
-        cut: the words, in order, that lie wholly or partly past the limit.
-        unseen: the words, each once, that the model never met in training; empty when the model does not say.
-    """
-
-    pieces: int
-    limit: int
-    cut: tuple[str, ...]
-    unseen: tuple[str, ...]
-
-    def sentences(self) -> list[str]:
-        """What a user should know, one sentence each; none when every word was read and known."""
-        said = []
-        if self.cut:
-            said.append(
-                f"the prompt has {self.pieces} word pieces, the model reads {self.limit}; not read: {_listed(self.cut)}"
-            )
-        if self.unseen:
-            said.append(f"the model has never seen, and will only guess at: {_listed(self.unseen)}")
-        return said
-
-
 class TextConditioner:
-    """Turns prompts into what the U-Net attends to: the last hidden states of a CLIP text encoder.
+    """Turns prompts into what the U-Net of Stable Diffusion 1 and 2 attends to: hidden states of one CLIP text encoder.
 
     Args:
         known_words: lower-case words the model was trained with; None when the model does not say.
+        embeddings: what prompts may name; vectors for "text_encoder" are used.
     """
 
     def __init__(
-        self, tokenizer: ClipTokenizer, encoder: CLIPTextModel, *, known_words: frozenset[str] | None = None
+        self,
+        tokenizer: ClipTokenizer,
+        encoder: CLIPTextModel,
+        *,
+        known_words: frozenset[str] | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.known_words = known_words
-        self._known_pieces = None if known_words is None else _split_words(tokenizer, known_words)
+        self._known = KnownWords(tokenizer, known_words)
+        table = EmbeddingTable(embeddings or {}, {"text_encoder": encoder.config.hidden_size}, tokenizer.max_length - 2)
+        self._clip = ClipText(tokenizer, encoder, table, role="text_encoder", norm=True)
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Returns (len(prompts), L, D).
+    def encode(self, texts: Sequence[str], options: TextOptions = PLAIN, *, length: int | None = None) -> Conditioning:
+        """One row a text: (len(texts), L, D), L a multiple of the encoder's own length.
 
-        Every prompt goes through the encoder alone, so that its embedding does not depend on its neighbours.
+        Every chunk of a text goes through the encoder alone, so that its embedding does not depend on its neighbours.
+        For other texts beside it, or a larger `length`, a row is only padded, with the states of empty chunks.
+
+        Raises:
+            RequestError: a weight is out of range, an embedding is not there, or clip_skip exceeds the layers.
         """
-        device = next(self.encoder.parameters()).device
-        rows = [torch.tensor([self.tokenizer.encode(prompt)], device=device) for prompt in prompts]  # (1, L) each
-        return torch.cat([self.encoder(row).last_hidden_state for row in rows])
+        chunks = self._clip.chunks(texts, options, length)
+        states = self._clip.encode(chunks, 1 if options.clip_skip is None else options.clip_skip, options)
+        return Conditioning(context=torch.cat([state.hidden for state in states]))
 
-    def report(self, prompt: str) -> PromptReport:
-        """What the model can and cannot read of the prompt."""
-        pieces = self.tokenizer.pieces(prompt)
-        limit = self.tokenizer.max_length - 2
-        words = _words(prompt, pieces)
-        cut = dict.fromkeys(piece.word for piece in pieces[limit:])
-        unseen = dict.fromkeys(word for word in words.values() if self._seen(word) is False)
-        return PromptReport(
-            pieces=len(pieces), limit=limit, cut=tuple(words[index] for index in cut), unseen=tuple(unseen)
-        )
+    def encode_negative(
+        self, texts: Sequence[str], options: TextOptions = PLAIN, *, length: int | None = None
+    ) -> Conditioning:
+        """As `encode`: an empty negative prompt is a text like any other."""
+        return self.encode(texts, options, length=length)
 
-    def table(self, prompt: str) -> list[TokenRow]:
-        """Every token of the sequence that the encoder reads, then the pieces that were cut. Padding is one row."""
-        tokenizer, pieces = self.tokenizer, self.tokenizer.pieces(prompt)
-        words, limit = _words(prompt, pieces), self.tokenizer.max_length - 2
-        rows = [TokenRow(position=0, id=tokenizer.bos_id, text=tokenizer.special.bos, word="", role="start")]
-        for number, piece in enumerate(pieces):
-            word, read = words[piece.word], number < limit
-            row = TokenRow(
-                position=number + 1 if read else None,
-                id=piece.id,
-                text=piece.text,
-                word=word,
-                role="piece" if read else "cut",
-                seen=self._seen(word),
-            )
-            rows.append(row)
-        end = min(len(pieces), limit) + 1
-        rows.insert(end, TokenRow(position=end, id=tokenizer.eos_id, text=tokenizer.special.eos, word="", role="end"))
-        if end + 1 < tokenizer.max_length:
-            text = f"{tokenizer.special.pad} × {tokenizer.max_length - end - 1}"
-            rows.append(TokenRow(position=end + 1, id=tokenizer.pad_id, text=text, word="", role="padding"))
-        return rows
+    def length(self, text: str, options: TextOptions = PLAIN) -> int:
+        """How long a context (L) this text alone needs."""
+        return len(self._clip.reader.read(text, options).chunks) * self.tokenizer.max_length
 
-    def _seen(self, word: str) -> bool | None:
-        """Whether training showed the word; punctuation has no meaning to have been shown, and counts as seen."""
-        if self._known_pieces is None:
-            return None
-        if all(unicodedata.category(character)[0] in "PZC" for character in word):
-            return True
-        return unicodedata.normalize("NFC", word).lower() in self._known_pieces
+    def report(self, text: str, options: TextOptions = PLAIN) -> PromptReport:
+        """What the model can and cannot read of the text."""
+        return report_of(self._clip.reader.read(text, options), self.tokenizer, self._known)
 
-
-def _words(prompt: str, pieces: Sequence[Piece]) -> dict[int, str]:
-    """Word number -> its spelling in the prompt."""
-    spans: dict[int, tuple[int, int]] = {}
-    for piece in pieces:
-        start, end = spans.get(piece.word, (piece.start, piece.end))
-        spans[piece.word] = (min(start, piece.start), max(end, piece.end))
-    return {word: prompt[start:end].strip() for word, (start, end) in spans.items()}
-
-
-def _split_words(tokenizer: ClipTokenizer, words: frozenset[str]) -> frozenset[str]:
-    """The words as the tokenizer cuts them: "t-shirt" is three."""
-    whole = {word for word in words if word.isalpha()}
-    joined = (_words(word, tokenizer.pieces(word)).values() for word in words - whole)
-    return frozenset(whole.union(*joined))
-
-
-def _listed(words: Sequence[str], most: int = 8) -> str:
-    """The first words in quotes, and how many more there are."""
-    shown = ", ".join(repr(word) for word in words[:most])
-    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+    def table(self, text: str, options: TextOptions = PLAIN) -> list[TokenRow]:
+        """Every token of the sequence that the U-Net attends to, chunk after chunk."""
+        return table_of(self._clip.reader.read(text, options), self.tokenizer, self._known)

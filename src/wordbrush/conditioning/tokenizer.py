@@ -7,7 +7,7 @@ A word's last piece carries the mark `</w>`. Every text becomes exactly `max_len
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,11 @@ class ClipTokenizer:
         Raises:
             ModelFileError: a file is missing or is not what it should be.
         """
-        config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         if (folder / "special_tokens_map.json").exists():
-            config = _read_json(folder / "special_tokens_map.json") | config
+            config = read_json(folder / "special_tokens_map.json") | config
         if (folder / "vocab.json").exists():
-            vocab, merges = _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
+            vocab, merges = read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
         else:
             vocab, merges = _read_backend_file(folder / "tokenizer.json")
         if not all(isinstance(index, int) for index in vocab.values()):
@@ -144,9 +144,12 @@ class ClipTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Exactly `max_length` ids; pieces past `max_length - 2` are cut."""
-        inner = self._backend.encode(text, add_special_tokens=False).ids[: self.max_length - 2]
-        ids = [self.bos_id, *inner, self.eos_id]
-        return ids + [self.pad_id] * (self.max_length - len(ids))
+        return self.framed(self._backend.encode(text, add_special_tokens=False).ids[: self.max_length - 2])
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """At most `max_length - 2` ids, as exactly `max_length`: start, the ids, end, padding."""
+        framed = [self.bos_id, *ids, self.eos_id]
+        return framed + [self.pad_id] * (self.max_length - len(framed))
 
 
 def _byte_pair_encoder(vocab: dict[str, int], merges: list[tuple[str, str]], special: SpecialTokens) -> Tokenizer:
@@ -163,12 +166,13 @@ def _byte_pair_encoder(vocab: dict[str, int], merges: list[tuple[str, str]], spe
     return backend
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a tokenizer's folder. Raises `ModelFileError` when it is missing or is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(f"the tokenizer file {path} is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelFileError(f"the tokenizer file {path} does not hold a JSON object")
@@ -191,7 +195,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 
 def _read_backend_file(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges from the single-file form that newer tools write."""
-    content = _read_json(path)
+    content = read_json(path)
     try:
         model = content["model"]
         merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]

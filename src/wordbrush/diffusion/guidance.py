@@ -62,6 +62,50 @@ def batched_pair(doubled: Denoiser) -> PairDenoiser:
     return both
 
 
+def composed(stacked: Denoiser, weights: Tensor) -> PairDenoiser:
+    """Several prompts at once: their guidance directions are added up (Liu 2022, Composable Diffusion, eq. 11).
+
+    In place of the prompt stands negative + sum of weights[k] * (prompt k - negative), so that `classifier_free` with
+    this pair guides by the same sum times its scale. One prompt of weight 1 is `batched_pair`.
+
+    Args:
+        stacked: one call for all; takes ((K + 1) B, C, h, w), its conditioning being the first of K prompts for each of
+            B pictures, then the second …, then B negative prompts.
+        weights: (K,), or (K, B) where pictures differ; negative weights lead away from a prompt.
+    """
+
+    def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        parts = stacked(torch.cat([x] * (len(weights) + 1)), t).unflatten(0, (-1, len(x)))  # (K + 1, B, C, h, w)
+        prompts, negative = parts[:-1], parts[-1]
+        if len(weights) == 1 and (weights == 1.0).all():
+            return prompts[0], negative  # the bits of plain guidance
+        factors = weights.to(x).reshape(len(weights), -1, *[1] * (x.ndim - 1))  # (K, 1 or B, 1, 1, 1)
+        return negative + (factors * (prompts - negative)).sum(dim=0), negative
+
+    return both
+
+
+def edited(both: PairDenoiser, bare: Denoiser, scale: float) -> PairDenoiser:
+    """Guidance towards a picture that is being edited, beside that towards the prompt (Brooks 2023, eq. 3).
+
+    In place of the negative prompt's estimate stands bare + scale * (negative - bare), so that `classifier_free` with
+    this pair adds its own scale * (prompt - negative) to it.
+
+    Args:
+        both: prompt and negative prompt, each with the picture.
+        bare: the negative prompt without the picture.
+        scale: 1 adds nothing.
+    """
+
+    def towards(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        prompt, negative = both(x, t)
+        without = bare(x, t)
+        base = without + scale * (negative - without)
+        return base + (prompt - negative), base
+
+    return towards
+
+
 def classifier_free(
     positive: Denoiser, both: PairDenoiser, guidance: Guidance, process: Process, prediction: str
 ) -> Denoiser:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wordbrush.diffusion.flow_shift import DynamicShift
 from wordbrush.diffusion.plan import FAMILIES, SamplingConfig
 from wordbrush.diffusion.process import BetaConfig, RectifiedFlow
 from wordbrush.diffusion.schedules import Family
@@ -31,6 +32,8 @@ class _SchedulerClass:
     beta_schedule: str = "linear"
     clip_sample: bool = False
     flow: bool = False
+    dynamic: bool = False
+    """Whether the class runs flows and knows use_dynamic_shifting and shift_terminal there."""
     zero_snr: bool = False
     """Whether the class knows rescale_betas_zero_snr."""
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -45,8 +48,7 @@ _CLASSES: dict[str, _SchedulerClass] = {
         required={"variance_type": ("fixed_small", "fixed_small_log")},
     ),
     "DDIMScheduler": _SchedulerClass(sampler="ddim", clip_sample=True, zero_snr=True),
-    # skip_prk_steps: diffusers' default is False, the original paper's Runge-Kutta start; no known model leaves it so
-    "PNDMScheduler": _SchedulerClass(sampler="pndm", required={"skip_prk_steps": (True,)}),
+    "PNDMScheduler": _SchedulerClass(sampler="pndm"),
     "EulerDiscreteScheduler": _SchedulerClass(
         sampler="euler", zero_snr=True, required={"interpolation_type": ("linear",), "timestep_type": ("discrete",)}
     ),
@@ -59,6 +61,7 @@ _CLASSES: dict[str, _SchedulerClass] = {
     # stands for four samplers: see `_sampler_of`
     "DPMSolverMultistepScheduler": _SchedulerClass(
         sampler="dpmpp_2m",
+        dynamic=True,
         zero_snr=True,
         required={
             "euler_at_final": (False,),
@@ -69,6 +72,7 @@ _CLASSES: dict[str, _SchedulerClass] = {
     ),
     "UniPCMultistepScheduler": _SchedulerClass(
         sampler="unipc",
+        dynamic=True,
         zero_snr=True,
         required={
             "solver_order": (2,),
@@ -81,6 +85,7 @@ _CLASSES: dict[str, _SchedulerClass] = {
     ),
     "DEISMultistepScheduler": _SchedulerClass(
         sampler="deis",
+        dynamic=True,
         required={
             "solver_order": (2,),
             "algorithm_type": ("deis", "dpmsolver", "dpmsolver++"),  # read as deis, and the solver types as logrho
@@ -96,37 +101,54 @@ _CLASSES: dict[str, _SchedulerClass] = {
         zero_snr=True,
         required={"timestep_scaling": (10.0,)},
     ),
+    # with stochastic_sampling this stands for lcm
     "FlowMatchEulerDiscreteScheduler": _SchedulerClass(
-        sampler="euler", flow=True, required={"invert_sigmas": (False,), "stochastic_sampling": (False,)}
+        sampler="euler", flow=True, dynamic=True, required={"invert_sigmas": (False,)}
     ),
     "FlowMatchHeunDiscreteScheduler": _SchedulerClass(sampler="heun", flow=True),
+    "FlowMatchLCMScheduler": _SchedulerClass(
+        sampler="lcm", flow=True, dynamic=True, required={"invert_sigmas": (False,), "scale_factors": (None, [])}
+    ),
 }
 
 # Options that no sampler of ours stands for unless they are off, in whichever class they appear.
 _OFF: dict[str, Any] = {
     "thresholding": False,
-    "use_dynamic_shifting": False,
     "sigma_min": None,
     "sigma_max": None,
-    "shift_terminal": None,
     "lambda_min_clipped": float("-inf"),
 }
 
+# What a model's pipeline in diffusers adds to its scheduler: FLUX has its own even spacing; the published tables of
+# Align Your Steps differ.
+_OF_PIPELINE: dict[str, dict[str, Any]] = {
+    "sd1": {},
+    "sd2": {},
+    "sdxl": {"ays": "sdxl"},
+    "sdxl-refiner": {"ays": "sdxl"},
+    "flux-dev": {"spacing": "sgm_uniform"},
+    "flux-schnell": {"spacing": "sgm_uniform"},
+}
 
-def read_scheduler_config(config: Mapping[str, Any]) -> SamplingConfig:
-    """What a diffusers scheduler_config.json says, as parsed from JSON.
 
-    Raises ValueError for a scheduler class, or a value of one of its options, that no sampler of ours stands for.
-    Options that a class does not have (diffusers carries them along when schedulers are exchanged) decide nothing there
-    and are not looked at.
+def read_scheduler_config(config: Mapping[str, Any], *, family: str | None = None) -> SamplingConfig:
+    """What a diffusers scheduler_config.json says, as parsed from JSON, of a model of that family.
+
+    family: "sd1", "sd2", "sdxl", "sdxl-refiner", "flux-dev" or "flux-schnell"; None is any other model. Raises
+    ValueError for another family and for a scheduler class, or a value of one of its options, that no sampler of ours
+    stands for. Options that a class does not have (diffusers carries them along when schedulers are exchanged) decide
+    nothing there and are not looked at.
     """
     name = config.get("_class_name")
     if name not in _CLASSES:
         raise ValueError(f"scheduler class {name!r} is unknown; there are {', '.join(_CLASSES)}")
+    if family is not None and family not in _OF_PIPELINE:
+        raise ValueError(f"model family {family!r} is unknown; there are {', '.join(_OF_PIPELINE)}")
     known = _CLASSES[name]
     _refuse_others(name, config, known)
-    flow = known.flow or bool(config.get("use_flow_sigmas", False))
-    kind = config.get("prediction_type", "flow_prediction" if flow else "epsilon")
+    flow = known.flow or (known.dynamic and bool(config.get("use_flow_sigmas", False)))
+    usual = "flow_prediction" if flow else "epsilon"
+    kind = usual if known.flow else config.get("prediction_type", usual)
     spacing = config.get("timestep_spacing")
     ends = config.get("final_sigmas_type")
     for option, value, options in (
@@ -137,19 +159,24 @@ def read_scheduler_config(config: Mapping[str, Any]) -> SamplingConfig:
         if value not in options:
             raise ValueError(f"{option}={value!r} is unknown; there are {', '.join(str(o) for o in options if o)}")
     levels = [schedule for flag, schedule in _SCHEDULE_OF_FLAG.items() if config.get(flag)]
-    clips = config.get("clip_sample", known.clip_sample) if known.sampler in ("ddpm", "ddim", "lcm", "heun") else False
-    return SamplingConfig(
-        noise=_flow_of(config, known) if flow else _betas_of(config, known),
+    knows_clips = known.sampler in ("ddpm", "ddim", "lcm", "heun") and not known.flow
+    clips = knows_clips and config.get("clip_sample", known.clip_sample)
+    shifts = {} if not (flow and known.dynamic) else _moving_shift_of(config)
+    found = SamplingConfig(
+        noise=_betas_of(config, known) if not flow else _flow_of(config, known, moves="dynamic_shift" in shifts),
         prediction=_PREDICTION_OF_TYPE[kind],
         sampler=_sampler_of(config, known),
-        spacing=None if spacing is None else _SCHEDULE_OF_SPACING[spacing],
+        spacing=None if spacing is None or known.flow else _SCHEDULE_OF_SPACING[spacing],
         level_schedule=levels[0] if levels else None,
         steps_offset=int(config.get("steps_offset", 0)),
         set_alpha_to_one=config.get("set_alpha_to_one"),
         ends_clean=None if ends is None else ends == "zero",
         distilled_steps=int(config.get("original_inference_steps", 50)),
         clip_x0=float(config.get("clip_sample_range", 1.0)) if clips else None,
+        runge_kutta_start=known.sampler == "pndm" and not config.get("skip_prk_steps", False),
+        **shifts,
     )
+    return found if family is None else replace(found, **_OF_PIPELINE[family])
 
 
 def _refuse_others(name: str, config: Mapping[str, Any], known: _SchedulerClass) -> None:
@@ -160,6 +187,8 @@ def _refuse_others(name: str, config: Mapping[str, Any], known: _SchedulerClass)
 
 
 def _sampler_of(config: Mapping[str, Any], known: _SchedulerClass) -> str:
+    if known.flow and config.get("stochastic_sampling"):
+        return "lcm"
     if known.sampler != "dpmpp_2m":
         return known.sampler
     algorithm, order = config.get("algorithm_type", "dpmsolver++"), config.get("solver_order", 2)
@@ -190,9 +219,26 @@ def _betas_of(config: Mapping[str, Any], known: _SchedulerClass) -> BetaConfig:
     )
 
 
-def _flow_of(config: Mapping[str, Any], known: _SchedulerClass) -> RectifiedFlow:
+def _moving_shift_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a SamplingConfig that say how a flow's levels move with the picture and where they end."""
+    kind, terminal = config.get("time_shift_type", "exponential"), config.get("shift_terminal")
+    if kind not in ("exponential", "linear"):
+        raise ValueError(f"time_shift_type={kind!r} is unknown; there are exponential, linear")
+    shifts: dict[str, Any] = {"shift_terminal": float(terminal)} if terminal else {}
+    if config.get("use_dynamic_shifting", False):
+        shifts["dynamic_shift"] = DynamicShift(
+            base_shift=float(config.get("base_shift", 0.5)),
+            max_shift=float(config.get("max_shift", 1.15)),
+            base_tokens=int(config.get("base_image_seq_len", 256)),
+            max_tokens=int(config.get("max_image_seq_len", 4096)),
+            exponential=kind == "exponential",
+        )
+    return shifts
+
+
+def _flow_of(config: Mapping[str, Any], known: _SchedulerClass, *, moves: bool) -> RectifiedFlow:
     return RectifiedFlow(
-        shift=float(config.get("shift" if known.flow else "flow_shift", 1.0)),
+        shift=1.0 if moves else float(config.get("shift" if known.flow else "flow_shift", 1.0)),
         num_train_timesteps=int(config.get("num_train_timesteps", 1000)),
     )
 
@@ -200,7 +246,8 @@ def _flow_of(config: Mapping[str, Any], known: _SchedulerClass) -> RectifiedFlow
 def write_scheduler_config(config: SamplingConfig) -> dict[str, Any]:
     """The scheduler_config.json with which diffusers samples as `config` says; `read_scheduler_config` inverts it.
 
-    Raises ValueError where diffusers has no such scheduler: none for dpmpp_2s_a, a different one for dpmpp_3m_sde.
+    What the family adds to a config is not written, for diffusers' pipeline adds it too. Raises ValueError where
+    diffusers has no such scheduler: none for dpmpp_2s_a, a different one for dpmpp_3m_sde.
     """
     flow = isinstance(config.noise, RectifiedFlow)
     name = _class_of(config.sampler, flow)
@@ -210,6 +257,7 @@ def write_scheduler_config(config: SamplingConfig) -> dict[str, Any]:
             written["shift"] = config.noise.shift
         else:
             written |= {"use_flow_sigmas": True, "flow_shift": config.noise.shift}
+        written |= _moving_shift(config, name)
     else:
         written |= {
             "beta_schedule": config.noise.beta_schedule,
@@ -225,8 +273,28 @@ def write_scheduler_config(config: SamplingConfig) -> dict[str, Any]:
             )
     if not _CLASSES[name].flow:
         written["prediction_type"] = _TYPE_OF_PREDICTION[config.prediction]
+    if config.sampler == "pndm":
+        written["skip_prk_steps"] = not config.runge_kutta_start
     written |= _optional(config) | _solver(config.sampler)
     return written
+
+
+def _moving_shift(config: SamplingConfig, name: str) -> dict[str, Any]:
+    shifts: dict[str, Any] = {}
+    if config.shift_terminal is not None:
+        shifts["shift_terminal"] = config.shift_terminal
+    if config.dynamic_shift is not None:
+        shifts |= {
+            "use_dynamic_shifting": True,
+            "time_shift_type": "exponential" if config.dynamic_shift.exponential else "linear",
+            "base_shift": config.dynamic_shift.base_shift,
+            "max_shift": config.dynamic_shift.max_shift,
+            "base_image_seq_len": config.dynamic_shift.base_tokens,
+            "max_image_seq_len": config.dynamic_shift.max_tokens,
+        }
+    if shifts and not _CLASSES[name].dynamic:
+        raise ValueError(f"diffusers' {name} cannot shift by picture size; make 'euler' the model's sampler")
+    return shifts
 
 
 def _class_of(sampler: str, flow: bool) -> str:
@@ -244,13 +312,13 @@ def _optional(config: SamplingConfig) -> dict[str, Any]:
     stated: dict[str, Any] = {"clip_sample": config.clip_x0 is not None}
     if config.clip_x0 is not None:
         stated["clip_sample_range"] = config.clip_x0
-    if config.spacing is not None:
+    if config.spacing is not None and isinstance(config.noise, BetaConfig):
         stated["timestep_spacing"] = _SPACING_OF_SCHEDULE[config.spacing]
     if config.set_alpha_to_one is not None:
         stated["set_alpha_to_one"] = config.set_alpha_to_one
     if config.ends_clean is not None:
         stated["final_sigmas_type"] = "zero" if config.ends_clean else "sigma_min"
-    if config.sampler == "lcm":
+    if config.sampler == "lcm" and isinstance(config.noise, BetaConfig):
         stated["original_inference_steps"] = config.distilled_steps
     return stated | {flag: True for flag, name in _SCHEDULE_OF_FLAG.items() if name == config.level_schedule}
 
@@ -258,7 +326,6 @@ def _optional(config: SamplingConfig) -> dict[str, Any]:
 def _solver(sampler: str) -> dict[str, Any]:
     """What tells samplers of one scheduler class apart."""
     options: dict[str, dict[str, Any]] = {
-        "pndm": {"skip_prk_steps": True},
         "dpmpp_2m": {"algorithm_type": "dpmsolver++", "solver_order": 2},
         "dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
     }

@@ -44,6 +44,13 @@ class Grid:
     """How many timesteps an lcm model was distilled on."""
     from_pure_noise: bool = False
     """Whether a multistep sampler starts a flow at t = 1 rather than one training step below, as unipc does."""
+    shifted_twice: bool = True
+    """Whether a flow's shift was known when diffusers' scheduler was made, which shifts the lower end of `normal` then
+    and again when the steps are set."""
+    ays: str = "sd1"
+    """Which table of Align Your Steps."""
+    terminal: float | None = None
+    """The level at which a flow's last step begins, where it is stated: the levels are stretched to end there."""
 
 
 Schedule = Callable[[Process, int, Grid], list[float]]
@@ -60,21 +67,30 @@ def _of_timesteps(process: DiscreteVP, timesteps: Sequence[float] | np.ndarray) 
     return [process.time_of_timestep(min(float(k), last)) for k in timesteps]
 
 
+def _stretched(process: Process, times: list[float], grid: Grid) -> list[float]:
+    """The times with 1 - level stretched so that the last level is the terminal one, where one is stated."""
+    least = process.level(times[-1])
+    if grid.terminal is None or least >= 1.0:
+        return times
+    factor = (1.0 - grid.terminal) / (1.0 - least)
+    return [process.time_of_level(1.0 - (1.0 - process.level(t)) * factor) for t in times]
+
+
 def normal(process: Process, steps: int, grid: Grid) -> list[float]:
     """Even steps over the whole training range ("linspace")."""
     if isinstance(process, DiscreteVP):
         last = process.num_train_timesteps - 1
-        if grid.family is Family.MULTISTEP:
-            return _of_timesteps(process, np.round(_even(last, 0, steps + 1)[:-1]))
-        timesteps = np.asarray(_even(last, 0, steps))
-        return _of_timesteps(process, timesteps if grid.family is Family.KARRAS else np.round(timesteps))
+        if grid.family is Family.KARRAS:
+            return _of_timesteps(process, _even(last, 0, steps))
+        # counted from below, as diffusers does: which way a half is rounded depends on it
+        count = steps + 1 if grid.family is Family.MULTISTEP else steps
+        return _of_timesteps(process, np.linspace(0, last, count).round()[::-1][:steps] if count > 1 else [last])
     if isinstance(process, RectifiedFlow):
         least = 1.0 / process.num_train_timesteps
         if grid.family is Family.MULTISTEP:
             high, low = (1.0, least) if grid.from_pure_noise else (1.0 - least, 0.0)
-            return _even(high, low, steps + 1)[:-1]
-        # diffusers shifts the lower end twice: once when the scheduler is made, once when its steps are set
-        return _even(1.0, process.sigma(least), steps)
+            return _stretched(process, _even(high, low, steps + 1)[:-1], grid)
+        return _stretched(process, _even(1.0, process.sigma(least) if grid.shifted_twice else least, steps), grid)
     return _even(1.0, process.first_time, steps)
 
 
@@ -90,21 +106,22 @@ def ddim_uniform(process: Process, steps: int, grid: Grid) -> list[float]:
 def sgm_uniform(process: Process, steps: int, grid: Grid) -> list[float]:
     """Even strides down from pure noise, so that the first timestep is left out ("trailing", Lin 2024, table 2)."""
     if not isinstance(process, DiscreteVP):
-        return _even(1.0, 0.0, steps + 1)[:-1]
+        return _stretched(process, _even(1.0, 0.0, steps + 1)[:-1], grid)
     total = process.num_train_timesteps
     if grid.family is Family.CONSISTENCY:
+        if steps > grid.distilled_steps:
+            raise ValueError(f"steps={steps} is too many for a model distilled on {grid.distilled_steps} timesteps")
         distilled = np.arange(grid.distilled_steps, 0, -1) * (total // grid.distilled_steps) - 1
         return _of_timesteps(
             process, distilled[np.floor(np.arange(steps) * (grid.distilled_steps / steps)).astype(int)]
         )
-    return _of_timesteps(process, np.round(total - np.arange(steps) * (total / steps)) - 1)
+    return _of_timesteps(process, np.arange(total, 0, -total / steps).round()[:steps] - 1)
 
 
 def simple(process: Process, steps: int, grid: Grid) -> list[float]:
     """Every (T / steps)-th training timestep from the last down (ComfyUI's "simple")."""
-    del grid
     if not isinstance(process, DiscreteVP):
-        return _even(1.0, 0.0, steps + 1)[:-1]
+        return _stretched(process, _even(1.0, 0.0, steps + 1)[:-1], grid)
     total = process.num_train_timesteps
     return _of_timesteps(process, total - 1 - np.floor(np.arange(steps) * (total / steps)))
 
@@ -135,17 +152,21 @@ def beta(process: Process, steps: int, grid: Grid) -> list[float]:
     return [process.time_of_level(low + beta_quantile(part, 0.6) * (high - low)) for part in _even(1.0, 0.0, steps)]
 
 
-# Align Your Steps (Sabour 2024): sigma / alpha for 10 steps and the end, found for Stable Diffusion 1.
-_AYS_LEVELS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+# Align Your Steps (Sabour 2024): sigma / alpha for 10 steps and the end, found for three models. Latents of about unit
+# variance are alike, so the table of Stable Diffusion 1 serves any model without one.
+AYS_LEVELS = {
+    "sd1": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
 
 
 def ays(process: Process, steps: int, grid: Grid) -> list[float]:
     """Align Your Steps (Sabour 2024): tabulated for 10 steps, log-linear between for other counts.
 
-    The inner levels hold for any latents of about unit variance; the highest is replaced by the model's own.
+    The highest level is replaced by the model's own; on a flow the signal-to-noise ratios are those of the table.
     """
-    del grid
-    logs = np.log(_AYS_LEVELS)
+    logs = np.log(AYS_LEVELS[grid.ays])
     positions = _even(0.0, len(logs) - 1.0, steps + 1)[:-1]
     levels = np.exp(np.interp(positions, np.arange(len(logs)), logs))
     return [1.0] + [process.time_of_lambda(-math.log(level)) for level in levels[1:]]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import Scene, box, render
 from wordbrush.evaluation.distances import frechet_distance, psnr
 from wordbrush.evaluation.inspector.sightings import Sighting, Thing, TrainedInspector
@@ -248,8 +249,7 @@ def through_codec(pipe: Pipeline, pictures: Sequence[Image.Image], batch: int = 
     """Encoded and decoded by the model's autoencoder, without noise."""
     result = []
     for start in range(0, len(pictures), batch):
-        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures[start : start + batch]]))
-        images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = to_images(np.stack([np.asarray(picture) for picture in pictures[start : start + batch]]))
         latents = pipe.vae.encode(images.to(pipe.runtime.device, pipe.runtime.dtype)).mode()
         result += pipe.decode(latents.float())
     return result

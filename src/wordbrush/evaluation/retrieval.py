@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from wordbrush.data.pixels import to_images
 from wordbrush.errors import ModelFileError
 from wordbrush.evaluation.distances import retrieval_accuracy
 from wordbrush.evaluation.prompts import TASKS, Prompt
@@ -85,7 +86,9 @@ def _mixed(prompts: Sequence[Prompt]) -> list[int]:
 
 def _captions(clip: CLIPModel, pipe: Pipeline, texts: Sequence[str]) -> np.ndarray:
     """(N, P) float64."""
-    ids = torch.tensor([pipe.parts.tokenizer.encode(text) for text in texts])
+    tokenizer = pipe.parts.tokenizer
+    assert tokenizer is not None  # a model of the kind that has a CLIP beside it
+    ids = torch.tensor([tokenizer.encode(text) for text in texts])
     return torch.cat([clip.text_features(part) for part in ids.split(_BATCH)]).double().numpy()
 
 
@@ -96,6 +99,5 @@ def _pictures(clip: CLIPModel, pictures: Sequence[Image.Image]) -> np.ndarray:
     for start in range(0, len(pictures), _BATCH):
         same = [picture.convert("RGB") for picture in pictures[start : start + _BATCH]]
         same = [picture if picture.size == (side, side) else picture.resize((side, side)) for picture in same]
-        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in same]))
-        parts.append(clip.image_features(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0))
+        parts.append(clip.image_features(to_images(np.stack([np.asarray(picture) for picture in same]))))
     return torch.cat(parts).double().numpy()

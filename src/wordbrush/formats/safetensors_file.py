@@ -8,33 +8,43 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from wordbrush.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import torch  # a header is read without it: importing torch takes longer than inspecting the largest file
 
 # A header describes each tensor in about a hundred bytes; the format's own reader allows no more than this either.
 LARGEST_HEADER = 100_000_000
 
-# Bits per element.
-_BITS = {
+# No tensor of a network has more dimensions, and none that fits on a disk is larger along one of them.
+_MOST_DIMENSIONS, _LARGEST_DIMENSION = 16, 1 << 48
+
+# Bits per element, by the format's spelling of a number format.
+BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 
+# How single numbers are unpacked: bytes to put before them (bfloat16 is the upper half of a float32), struct's code.
+_SCALARS = {"F16": (b"", "<e"), "BF16": (b"\0\0", "<f"), "F32": (b"", "<f"), "F64": (b"", "<d"), "I64": (b"", "<q")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """What a header says of one tensor: number format in the format's spelling ("F16"), shape, size in bytes."""
+    """What a header says of one tensor: number format in the format's spelling ("F16"), shape, size in bytes.
+
+    `start` is the place in the file where its bytes begin.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+    start: int = 0
 
     @property
     def parameters(self) -> int:
@@ -75,7 +85,7 @@ def read_header(path: Path) -> Header:
     try:
         content = json.loads(text)
         metadata = content.pop("__metadata__", {})
-        tensors = {name: _tensor_info(value) for name, value in content.items()}
+        tensors = {name: _tensor_info(value, 8 + length) for name, value in content.items()}
         ends = sorted(tuple(value["data_offsets"]) for value in content.values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path} is not a safetensors file: its header cannot be understood ({error})") from error
@@ -84,15 +94,18 @@ def read_header(path: Path) -> Header:
     return Header(tensors=tensors, metadata=texts)
 
 
-def _tensor_info(value: dict[str, Any]) -> TensorInfo:
+def _tensor_info(value: dict[str, Any], data: int) -> TensorInfo:
+    """What an entry says of its tensor; data: where in the file the tensors begin."""
     dtype, shape, (start, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-    if dtype not in _BITS:
-        raise ValueError(f"number format {dtype!r}")
+    if dtype not in BITS:
+        raise ValueError(f"number format {str(dtype)[:20]!r}")
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
         raise ValueError("a size is not a whole number")
-    if (end - start) * 8 != math.prod(shape) * _BITS[dtype]:
+    if len(shape) > _MOST_DIMENSIONS or any(number > _LARGEST_DIMENSION for number in (*shape, start, end)):
+        raise ValueError("a tensor is larger than any file")
+    if (end - start) * 8 != math.prod(shape) * BITS[dtype]:
         raise ValueError(f"a tensor of shape {list(shape)} and format {dtype} cannot fill {end - start} bytes")
-    return TensorInfo(dtype=dtype, shape=shape, bytes=end - start)
+    return TensorInfo(dtype=dtype, shape=shape, bytes=end - start, start=data + start)
 
 
 def _check_offsets(path: Path, spans: list[tuple[int, int]], available: int) -> None:
@@ -112,32 +125,67 @@ def _check_offsets(path: Path, spans: list[tuple[int, int]], available: int) -> 
 
 def _looks_like(prefix: bytes) -> str:
     if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
-        return "it looks like a pickled checkpoint, which can run code when opened; get the .safetensors form of it"
+        return "it looks like a pickled checkpoint; give it the ending .ckpt to have it read as one"
     if prefix.startswith(b"version"):
         return "it looks like a Git LFS pointer; fetch the real file with `git lfs pull`"
     return "get the file again from where it came from"
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checked file, memory-mapped: their bytes are read when they are first used.
+def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of a checked file, memory-mapped: their bytes are read when they are first used.
+
+    Args:
+        names: which; None is all of them.
+
+    Raises:
+        ModelFileError: as `read_header`, or a number format that torch does not have.
+    """
+    from wordbrush.formats.mapped_file import map_tensors
+
+    header = read_header(path)
+    return map_tensors(path, header.tensors if names is None else {name: header.tensors[name] for name in names})
+
+
+def read_scalars(path: Path, names: Collection[str]) -> dict[str, float]:
+    """Tensors of a single number each, such as the alphas of a LoRA, read without torch; others are left out.
 
     Raises:
         ModelFileError: as `read_header`.
     """
-    read_header(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+    tensors = read_header(path).tensors
+    found = {}
+    with path.open("rb") as file:
+        for name in names:
+            info = tensors[name]
+            if info.parameters == 1 and info.dtype in _SCALARS:
+                padding, code = _SCALARS[info.dtype]
+                file.seek(info.start)
+                found[name] = float(struct.unpack(code, padding + file.read(info.bytes))[0])
+    return found
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Writes a file; the caller gives it its final name when all is written. Raises `OSError` as any writing does."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.touch()
-    mode = path.stat().st_mode  # the library makes files that only their owner may read
-    try:
-        save_file(plain, path, metadata={"format": "pt"})  # transformers refuses files that do not say "pt"
-        path.chmod(mode)
-    except SafetensorError as error:  # the library wraps what the system said, a full disk for one
-        raise OSError(str(error)) from error
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a file; the caller gives it its final name when all is written. Raises `OSError` as any writing does.
+
+    Same tensors and metadata, same bytes. Tensors are taken from the mapping one at a time, first for the header and
+    then to be written, so that one that makes them when they are asked for need never hold all of them.
+    """
+    from wordbrush.formats.mapped_file import DTYPES, raw_bytes
+
+    spelt = {dtype: name for name, dtype in DTYPES.items()}
+    # the widest numbers first: then each tensor begins at a multiple of its numbers' size
+    infos = {name: (spelt[tensor.dtype], list(tensor.shape), tensor.nbytes) for name, tensor in tensors.items()}
+    order = sorted(infos, key=lambda name: (-BITS[infos[name][0]], name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}  # transformers asks for "pt"
+    place = 0
+    for name in order:
+        dtype, shape, size = infos[name]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.unlink(missing_ok=True)  # not overwritten: the tensors may be mapped from the very file of that name
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            file.write(raw_bytes(tensors[name]))

@@ -1,8 +1,7 @@
-"""The weights of one network: found in a folder, read from one file or several, put into a module strictly."""
+"""The weights of one network: read from one file or several, put into a module strictly."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,53 +10,27 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from wordbrush.errors import ModelFileError
+from wordbrush.errors import ModelFileError, RequestError
+from wordbrush.formats.pickles import read_pickled_tensors
 from wordbrush.formats.safetensors_file import read_tensors
+from wordbrush.formats.weight_files import PICKLED, find_weights
+from wordbrush.runtime.policy import Runtime
+
+__all__ = ["build", "fill", "find_weights", "listed", "read_weights", "without_weights"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def find_weights(folder: Path, stem: str) -> list[Path]:
-    """The files that hold a network's weights: `stem.safetensors`, its shards, or else their fp16 variant.
+def read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of all files together, memory-mapped.
 
     Raises:
-        ModelFileError: there are none.
+        ModelFileError: a file is damaged, or two of them hold the same name.
     """
-    for variant in ("", ".fp16"):
-        whole = folder / f"{stem}{variant}.safetensors"
-        if whole.exists():
-            return [whole]
-        # the index of shards puts the variant after `index`
-        index = folder / f"{stem}.safetensors.index{variant}.json"
-        if index.exists():
-            return _shards(index)
-    others = sorted(path.name for path in folder.glob("*.bin")) + sorted(
-        path.name for path in folder.glob("*.safetensors")
-    )
-    found = f"; it holds {', '.join(others)}" if others else ""
-    raise ModelFileError(f"there is no {stem}.safetensors in {folder}{found}")
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"the shard index {index} cannot be read: {error}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ModelFileError(f"the shard index {index} names {name!r}, which is not a file beside it")
-        if not (index.parent / name).exists():
-            raise ModelFileError(f"the shard {name} that {index} names is missing; copy the folder again")
-    if not names:
-        raise ModelFileError(f"the shard index {index} names no files")
-    return [index.parent / name for name in names]
-
-
-def read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
-    """The tensors of all files together. Raises `ModelFileError` when two files hold the same name."""
     tensors: dict[str, torch.Tensor] = {}
     for path in files:
-        for name, tensor in read_tensors(path).items():
+        read = read_pickled_tensors if path.suffix.lower() in PICKLED else read_tensors
+        for name, tensor in read(path).items():
             if name in tensors:
                 raise ModelFileError(f"{path} holds {name} a second time; the shards do not belong together")
             tensors[name] = tensor
@@ -79,28 +52,73 @@ class _NoDrawing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build(make: Callable[[], M], tensors: dict[str, torch.Tensor], source: Path) -> M:
-    """Makes a network around tensors, without ever filling it with random numbers first.
+def without_weights(make: Callable[[], M]) -> M:
+    """Makes a network whose tensors have shapes and no content, to be filled by `fill`."""
+    with torch.device("meta"), _NoDrawing():
+        return make()
+
+
+def build(
+    make: Callable[[], M], tensors: dict[str, torch.Tensor], source: Path, runtime: Runtime | None = None
+) -> M:
+    """Makes a network around tensors, as `fill` does, without ever filling it with random numbers first.
 
     Raises:
-        ModelFileError: a tensor is missing, unexpected or of another shape.
+        ModelFileError: a tensor is missing, unexpected or of another shape, or holds values that are not numbers.
     """
-    with torch.device("meta"), _NoDrawing():
-        network = make()
+    network = without_weights(make)
     wanted = network.state_dict()
     for problem, names in (
         ("lacks", [name for name in wanted if name not in tensors]),
         ("holds unexpected", [name for name in tensors if name not in wanted]),
     ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ModelFileError(
-                f"{source} {problem} {', '.join(names[:3])}{more}; it does not belong to this config.json"
-            )
+            raise ModelFileError(f"{source} {problem} {listed(names)}; it does not belong to this config.json")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise ModelFileError(
                 f"{source}: {name} has shape {list(tensor.shape)}, its config.json asks for {list(wanted[name].shape)}"
             )
-    network.load_state_dict(tensors, strict=True, assign=True)
+    return fill(network, tensors, source, runtime)
+
+
+def fill(network: M, tensors: dict[str, torch.Tensor], source: Path, runtime: Runtime | None = None) -> M:
+    """Gives a network made by `without_weights` its tensors, which must fit it and are taken out of the dict.
+
+    Args:
+        runtime: where the network will run. If that is a CPU, each tensor gets its number format as soon as it is
+            checked, and its pages of the file are given back before many others are read. None leaves them as stored.
+
+    Raises:
+        ModelFileError: a tensor holds values that are not numbers.
+        RequestError: a tensor holds numbers that are too large for the number format.
+    """
+    own = runtime.suiting(network) if runtime is not None and runtime.device.type == "cpu" else None
+    packed = own is not None and own.packs(network)
+    placed = {}
+    for name in sorted(tensors, key=lambda name: tensors[name].data_ptr()):  # page after page
+        tensor = tensors.pop(name)
+        placed[name] = tensor if own is None else own.placed(tensor, packed=packed)
+        if not _is_finite(placed[name]):  # which the tensor then is not either, unless it is too large
+            if not _is_finite(tensor):
+                raise ModelFileError(
+                    f"{source} is damaged: {name} holds values that are not numbers; get the file again from its source"
+                )
+            kind = str(placed[name].dtype).removeprefix("torch.")
+            raise RequestError(f"{source}: {name} holds numbers too large for {kind}; load it with dtype='float32'")
+    network.load_state_dict(placed, strict=True, assign=True)
     return network
+
+
+def listed(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is infinite or not a number. One pass: a tenth of the time of casting the tensor."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    low, high = torch.aminmax(tensor)  # a NaN anywhere is the result
+    return bool(torch.isfinite(low) and torch.isfinite(high))

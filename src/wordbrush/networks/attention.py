@@ -28,6 +28,7 @@ def attend(
     *,
     mask: torch.Tensor | None = None,
     causal: bool = False,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """Multi-head attention.
 
@@ -37,6 +38,7 @@ def attend(
         heads: number of heads.
         mask: broadcastable to (B, heads, L, S), added to the scores before the softmax.
         causal: position i sees keys 0..i only (L must equal S); not together with `mask`.
+        scale: what the scores are multiplied by before the mask is added; None is 1 / √d.
 
     Returns:
         (B, L, heads * d).
@@ -46,14 +48,14 @@ def attend(
     if plain:
         if causal:
             mask = torch.full((q.shape[2], k.shape[2]), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-        out = _plain(q, k, v, mask)
+        out = _plain(q, k, v, mask, q.shape[3] ** -0.5 if scale is None else scale)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
     return out.transpose(1, 2).flatten(2)
 
 
-def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    q = q * q.shape[3] ** -0.5
+def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+    q = q * scale
     k = k.transpose(2, 3)  # (B, heads, d, S)
     rows = max(1, PLAIN_MAX_WEIGHTS // (q.shape[0] * q.shape[1] * k.shape[3]))
     if mask is not None or rows >= q.shape[2]:

@@ -165,11 +165,12 @@ class TextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         length, limit = ids.shape[1], self.position_embedding.num_embeddings
         if length > limit:
             raise ValueError(f"the sequence has {length} tokens; this text encoder takes at most {limit}")
-        return self.token_embedding(ids) + self.position_embedding.weight[:length]  # (B, L, D)
+        tokens = self.token_embedding(ids) if tokens is None else tokens
+        return tokens + self.position_embedding.weight[:length]  # (B, L, D)
 
 
 class TextTower(nn.Module):
@@ -182,8 +183,8 @@ class TextTower(nn.Module):
         self.encoder = Transformer(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, ids: torch.Tensor) -> CLIPTextOutput:
-        states = self.encoder(self.embeddings(ids), causal=True)
+    def forward(self, ids: torch.Tensor, tokens: torch.Tensor | None = None) -> CLIPTextOutput:
+        states = self.encoder(self.embeddings(ids, tokens), causal=True)
         last = self.final_layer_norm(states[-1])  # (B, L, D)
         marks = ids if self.eos_token_id == _LEGACY_EOS else (ids == self.eos_token_id).int()
         pooled = last[torch.arange(len(ids), device=ids.device), marks.argmax(dim=1)]  # (B, D), at the first end token
@@ -261,13 +262,18 @@ class CLIPTextModel(nn.Module):
         self.text_model = TextTower(config)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if projection else None
 
-    def forward(self, ids: torch.Tensor) -> CLIPTextOutput:
-        """ids: (B, L) integers, L at most `config.max_position_embeddings`.
+    def forward(self, ids: torch.Tensor, tokens: torch.Tensor | None = None) -> CLIPTextOutput:
+        """Reads a text.
+
+        Args:
+            ids: (B, L) integers, L at most `config.max_position_embeddings`.
+            tokens: (B, L, D) in place of the embeddings of the ids, without positions, for learnt vectors that no id
+                stands for (Gal 2022); `ids` then only says where the end is.
 
         Raises:
             ValueError: the sequence is too long.
         """
-        out: CLIPTextOutput = self.text_model(ids)
+        out: CLIPTextOutput = self.text_model(ids, tokens)
         if self.text_projection is None:
             return out
         return CLIPTextOutput(

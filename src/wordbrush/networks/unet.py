@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .blocks import draw_parameters, silu, zero
+from .time_embedding import TimestepEmbedding, sinusoids
 from .unet_blocks import DownBlock, KeyValue, LevelShape, MidBlock, Transformer, TransformerLayer, UpBlock
 from .unet_config import UNetConfig
 
@@ -36,24 +37,12 @@ class AddedConditioning:
 
     Attributes:
         text_embeds: (B, P), the pooled, projected text embedding.
-        time_ids: (B, 6), original height and width, crop top and left, target height and width, in pixels.
+        time_ids: numbers in pixels: original height and width, crop top and left, then for the base model target height
+            and width, (B, 6), and for the refiner the aesthetic score that is asked for, (B, 5).
     """
 
     text_embeds: torch.Tensor
     time_ids: torch.Tensor
-
-
-def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
-    """Embeds numbers as cosines, then sines, of falling frequencies (Ho 2020, after Vaswani 2017, §3.5).
-
-    positions: (N,). Returns (N, size) in float32; size must be even.
-    """
-    half = size // 2
-    frequencies = torch.exp(
-        -math.log(10_000.0) / half * torch.arange(half, dtype=torch.float32, device=positions.device)
-    )
-    angles = positions.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def guidance_embedding(scale: torch.Tensor, size: int) -> torch.Tensor:
@@ -68,22 +57,6 @@ def guidance_embedding(scale: torch.Tensor, size: int) -> torch.Tensor:
     )
     angles = 1000.0 * (scale.float()[:, None] - 1.0) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-class TimestepEmbedding(nn.Module):
-    """Two linear layers around SiLU, with an optional second input added before the first."""
-
-    def __init__(self, in_channels: int, out_channels: int, condition_channels: int | None = None) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(in_channels, out_channels)
-        self.cond_proj = None if condition_channels is None else nn.Linear(condition_channels, in_channels, bias=False)
-        self.linear_2 = nn.Linear(out_channels, out_channels)
-
-    def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
-        x = x.to(self.linear_1.weight.dtype)
-        if condition is not None and self.cond_proj is not None:
-            x = x + self.cond_proj(condition.to(x.dtype))
-        return self.linear_2(silu(self.linear_1(x)))
 
 
 class UNet(nn.Module):
@@ -193,7 +166,7 @@ class UNet(nn.Module):
         if added is None:
             return time
         size = config.addition_time_embed_dim or 0
-        sizes = sinusoids(added.time_ids.flatten(), size).view(len(added.text_embeds), -1)  # (B, 6 * size)
+        sizes = sinusoids(added.time_ids.flatten(), size).view(len(added.text_embeds), -1)  # (B, 5 or 6 * size)
         joined = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=1)
         if joined.shape[1] != config.projection_class_embeddings_input_dim:
             raise ValueError(

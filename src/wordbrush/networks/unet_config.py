@@ -11,11 +11,15 @@ from .config import Dialect, read_fields, require, require_groups
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 
+# What a trainer that averaged the weights leaves behind.
+_AVERAGING = frozenset(
+    {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
+)
 # Switches of diffusers' UNet2DConditionModel that Stable Diffusion 1, 2 and XL and their inpainting and editing models
 # leave alone. A file that sets one otherwise is another architecture and is refused.
 _DIALECT = Dialect(
     # dropout matters in training only; upcast_attention only to kernels that form scores in float16, which ours do not.
-    ignored=frozenset({"dropout", "upcast_attention", "addition_embed_type_num_heads"}),
+    ignored=frozenset({"dropout", "upcast_attention", "addition_embed_type_num_heads"}) | _AVERAGING,
     fixed={
         "act_fn": ("silu",),
         "attention_type": ("default",),

@@ -230,9 +230,7 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: height or width is not a multiple of f = `config.downscale`.
         """
-        raw, config = self.encode_raw(images), self.config
-        mean = (raw.mean - (config.shift_factor or 0.0)) * config.scaling_factor
-        return DiagonalGaussian(mean=mean, logvar=raw.logvar + 2.0 * math.log(config.scaling_factor))
+        return self.scaled(self.encode_raw(images))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Returns images (B, 3, h*f, w*f), about [-1, 1] but not clipped, for scaled latents (B, C, h, w)."""
@@ -247,11 +245,20 @@ class AutoencoderKL(nn.Module):
                 size % step == 0 and size > 0,
                 f"{name}={size} is not a multiple of {step}; the nearest that fit are {low} and {low + step}",
             )
-        moments = self.encoder(images)  # (B, 2C, h, w)
+        return self.distribution(self.encoder(images))
+
+    def distribution(self, moments: torch.Tensor) -> DiagonalGaussian:
+        """The rest of `encode_raw`, for what the encoder gave, (B, 2C, h, w)."""
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         mean, logvar = moments.chunk(2, dim=1)
         return DiagonalGaussian(mean=mean, logvar=logvar.clamp(*_LOGVAR_RANGE))
+
+    def scaled(self, raw: DiagonalGaussian) -> DiagonalGaussian:
+        """The rest of `encode`, for what `encode_raw` gave."""
+        config = self.config
+        mean = (raw.mean - (config.shift_factor or 0.0)) * config.scaling_factor
+        return DiagonalGaussian(mean=mean, logvar=raw.logvar + 2.0 * math.log(config.scaling_factor))
 
     def decode_raw(self, latents: torch.Tensor) -> torch.Tensor:
         """As `decode`, for latents before scale and shift."""

@@ -12,7 +12,9 @@ What differs from the plain network, all of it exact but for rounding:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import zip_longest
 from typing import cast
 
 import torch
@@ -30,13 +32,16 @@ from wordbrush.runtime.packing import (
     PackedLinear,
     PackedNorm,
     PackedSelfAttention,
-    can_pack,
+    can_be_packed,
     packed_linear,
 )
-from wordbrush.runtime.policy import Runtime
 
 # Timesteps whose embeddings are kept: more than any model is trained on, so that every run finds those of the last one.
 _KEPT_TIMES = 1024
+
+
+PlainWeight = tuple[nn.Module, Callable[[], Tensor]]
+"""A layer, and what makes its weight again."""
 
 
 class PackedResnet:
@@ -45,12 +50,23 @@ class PackedResnet:
     def __init__(self, block: ResnetBlock) -> None:
         self.norm1, self.norm2 = PackedNorm(block.norm1), PackedNorm(block.norm2)
         self.conv1, self.conv2 = PackedConv(block.conv1), PackedConv(block.conv2)
-        self.shortcut = None if block.conv_shortcut is None else packed_linear(block.conv_shortcut)
+        self._shortcut = None if block.conv_shortcut is None else packed_linear(block.conv_shortcut)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W); bias: (C',), the first convolution's plus the time's part. Returns (B, C', H, W)."""
         h = self.norm2.silu(self.conv1(self.norm1.silu(x), bias))
-        return self.conv2.plus(h, x if self.shortcut is None else _feature_map(self.shortcut(_tokens(x)), like=x))
+        return self.conv2.plus(h, self.shortcut(x))
+
+    def plain_weights(self, block: ResnetBlock) -> Iterator[PlainWeight]:
+        """Those that were packed, of the block they came from."""
+        yield block.conv1, self.conv1.plain
+        yield block.conv2, self.conv2.plain
+        if self._shortcut is not None and block.conv_shortcut is not None:
+            yield block.conv_shortcut, self._shortcut.plain
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """What goes around the convolutions: (B, C, H, W) to (B, C', H, W)."""
+        return x if self._shortcut is None else _feature_map(self._shortcut(_tokens(x)), like=x)
 
 
 class PackedUpsample:
@@ -85,6 +101,17 @@ class PackedTransformerLayer:
         h = self.norm3(x)
         return self.last.plus(self.value(h).mul_(self.gate.gelu(h)), x)
 
+    def plain_weights(self, layer: TransformerLayer) -> Iterator[PlainWeight]:
+        """Those that were packed and are not kept as they were too, of the layer they came from."""
+        own, cross = layer.attn1, layer.attn2
+        for index, projection in enumerate((own.to_q, own.to_k, own.to_v)):
+            yield projection, partial(_part, self.own.qkv, 3, index)
+        for index, projection in enumerate((cross.to_k, cross.to_v)):
+            yield projection, partial(_part, self.cross.keys_values, 2, index)
+        yield own.to_out[0], self.own.out.plain
+        yield cast(GEGLU, layer.ff.net[0]).proj, lambda: torch.cat([self.value.plain(), self.gate.plain()])
+        yield layer.ff.net[2], self.last.plain
+
 
 class PackedTransformer:
     """Transformer layers over the positions of a feature map; a 1×1 convolution is a linear layer here."""
@@ -101,6 +128,13 @@ class PackedTransformer:
             tokens = layer(tokens, context)
         return _feature_map(self.last.plus(tokens, _tokens(x)), like=x)
 
+    def plain_weights(self, block: Transformer) -> Iterator[PlainWeight]:
+        """Those that were packed, of the block they came from."""
+        yield block.proj_in, self.first.plain
+        yield block.proj_out, self.last.plain
+        for packed, layer in zip(self.layers, block.transformer_blocks, strict=True):
+            yield from packed.plain_weights(cast(TransformerLayer, layer))
+
 
 class PackedStage:
     """A residual block and the transformer after it, if any."""
@@ -110,42 +144,60 @@ class PackedStage:
         self.resnet = PackedResnet(resnet)
         self.transformer = PackedTransformer(transformer) if isinstance(transformer, Transformer) else None
 
-
-def fastest_unet(unet: UNet, runtime: Runtime) -> UNet | PackedUNet:
-    """The network to run: a packed copy where that is possible, else the given one, which is in its place already."""
-    packed = can_pack(runtime.device, runtime.dtype) and PackedUNet.supports(unet.config)
-    return PackedUNet(unet) if packed else unet
+    def plain_weights(self, resnet: nn.Module, transformer: nn.Module | None) -> Iterator[PlainWeight]:
+        """Those that were packed, of the blocks they came from."""
+        assert isinstance(resnet, ResnetBlock)
+        yield from self.resnet.plain_weights(resnet)
+        if self.transformer is not None and isinstance(transformer, Transformer):
+            yield from self.transformer.plain_weights(transformer)
 
 
 class PackedUNet(nn.Module):
-    """A U-Net for inference on a CPU; made from a plain one, whose weights it copies.
+    """A U-Net for inference on a CPU; made from a plain one, of a config that `can_be_packed`.
 
-    Networks with a second input to their time embedding (Stable Diffusion XL, LCM) are not for this class: `supports`.
+    Args:
+        unet: the plain one, whose weights are copied.
+        take: whether each weight is taken from it as soon as it is packed, so that never much more than one copy of
+            them all is in memory. It then has shapes without content, until `give_back`.
     """
 
-    def __init__(self, unet: UNet) -> None:
+    def __init__(self, unet: UNet, *, take: bool = False) -> None:
         super().__init__()
-        assert self.supports(unet.config)
+        assert can_be_packed(unet.config)
         self.config: UNetConfig = unet.config
+        self._taken: list[PlainWeight] | None = [] if take else None
         with torch.no_grad():
             self._pack(unet)
 
-    @staticmethod
-    def supports(config: UNetConfig) -> bool:
-        """Whether a network of that config can be packed."""
-        return config.addition_embed_type is None and config.time_cond_proj_dim is None
+    def give_back(self) -> None:
+        """Gives the plain network, bit by bit, the weights that were taken from it; this one then is a copy."""
+        for module, plain in self._taken or ():
+            module.weight = nn.Parameter(plain().view(cast(Tensor, module.weight).shape), requires_grad=False)
+        self._taken = None
 
     def _pack(self, unet: UNet) -> None:
         self.conv_in, self.conv_out = PackedConv(unet.conv_in), PackedConv(unet.conv_out)
         self.norm_out = PackedNorm(unet.conv_norm_out)
+        self._pack_time(unet)
         down, middle, up = _blocks(unet)
-        self.down = [(_stages(block), _downsamplers(block)) for block in down]
-        self.mid = [PackedStage(middle.resnets[0], middle.attentions[0]), PackedStage(middle.resnets[1], None)]
-        self.up = [(_stages(block), _upsamplers(block)) for block in up]
+        self.down = [(self._stages(block), _downsamplers(block)) for block in down]
+        self.mid = self._stages(middle)
+        self.up = [(self._stages(block), _upsamplers(block)) for block in up]
         stages = [*(s for part, _ in self.down for s in part), *self.mid, *(s for part, _ in self.up for s in part)]
         transformers = [stage.transformer for stage in stages if stage.transformer is not None]
         self.layers = sorted((layer for block in transformers for layer in block.layers), key=lambda layer: layer.index)
-        self._pack_time(unet)
+
+    def _stages(self, block: DownBlock | MidBlock | UpBlock) -> list[PackedStage]:
+        stages = []
+        for resnet, transformer in zip_longest(block.resnets, block.attentions):
+            stages.append(PackedStage(resnet, transformer))
+            if self._taken is not None:
+                weights = list(stages[-1].plain_weights(resnet, transformer))
+                for module, _ in weights:
+                    empty = torch.empty_like(cast(Tensor, module.weight), device="meta")
+                    module.weight = nn.Parameter(empty, requires_grad=False)
+                self._taken += weights
+        return stages
 
     def _pack_time(self, unet: UNet) -> None:
         down, middle, up = _blocks(unet)
@@ -232,9 +284,9 @@ def _blocks(unet: UNet) -> tuple[list[DownBlock], MidBlock, list[UpBlock]]:
     return down, unet.mid_block, [cast(UpBlock, block) for block in unet.up_blocks]
 
 
-def _stages(block: DownBlock | UpBlock) -> list[PackedStage]:
-    attends = len(block.attentions) > 0
-    return [PackedStage(resnet, block.attentions[i] if attends else None) for i, resnet in enumerate(block.resnets)]
+def _part(layer: PackedLinear, parts: int, index: int) -> Tensor:
+    """One of the weights that were joined to one before packing."""
+    return layer.plain().chunk(parts)[index].clone()
 
 
 def _downsamplers(block: DownBlock) -> list[PackedConv]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordbrush.networks.attention import PLAIN_MAX_KEYS, attend
+from wordbrush.networks.unet import UNetConfig
 from wordbrush.networks.unet_blocks import Attention
 
 _KERNELS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
@@ -27,6 +28,8 @@ _SIDE = 16
 # An upsampled row and the two beside it come from two rows of the small map. For rows 2i (first) and 2i + 1 (second):
 # which of the kernel's three taps fall on the upper, and which on the lower of the two.
 _TAPS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+
+Geometry = tuple[list[int], list[int], list[int], int]  # padding, stride, dilation, groups
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -40,26 +43,52 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+def can_be_packed(config: UNetConfig) -> bool:
+    """Whether a U-Net of that config is one for `PackedUNet`: one without a second input to its time embedding.
+
+    Those of Stable Diffusion XL and LCM have one.
+    """
+    return config.addition_embed_type is None and config.time_cond_proj_dim is None
+
+
 class PackedConv:
     """A convolution; `plus` adds a feature map of the output's shape inside the same kernel."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         assert isinstance(conv.padding, tuple)
         self.bias = conv.bias
-        self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.geometry: Geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self._of_strips: Geometry = ([0, conv.padding[1]], *self.geometry[1:])
         size = [2, conv.in_channels, _SIDE, _SIDE]
         plain = conv.weight.detach().contiguous().to_mkldnn()
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *self.geometry, size)  # type: ignore[call-arg]
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W), channels last; bias: (C',), in place of the layer's own."""
-        bias = self.bias if bias is None else bias
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, bias, *self.geometry, "none", [], "")
+        return self._run(x, self.bias if bias is None else bias, self.geometry)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """Returns conv(x) + other, rounded once."""
+        return self._run_plus(x, other, self.geometry)
+
+    def strip(self, x: Tensor) -> Tensor:
+        """As a call, but what lies above and below is part of x: no rows are padded."""
+        return self._run(x, self.bias, self._of_strips)
+
+    def strip_plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """As `plus`, but no rows are padded."""
+        return self._run_plus(x, other, self._of_strips)
+
+    def plain(self) -> Tensor:
+        """The weight as it was before packing, bit by bit."""
+        return self.weight.to_dense()
+
+    def _run(self, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, bias, *geometry, "none", [], "")
+
+    def _run_plus(self, x: Tensor, other: Tensor, geometry: Geometry) -> Tensor:
         run = torch.ops.mkldnn._convolution_pointwise.binary
-        return run(x, other, self.weight, self.bias, *self.geometry, "add", None, None, [], None)
+        return run(x, other, self.weight, self.bias, *geometry, "add", None, None, [], None)
 
 
 class PackedLinear:
@@ -80,6 +109,10 @@ class PackedLinear:
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """Returns linear(x) + other, rounded once."""
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
+
+    def plain(self) -> Tensor:
+        """The weight as it was before packing, bit by bit; of a 1×1 convolution, (C', C)."""
+        return self.weight.to_dense()
 
 
 def packed_linear(layer: nn.Module) -> PackedLinear:
@@ -174,7 +207,8 @@ class PackedCrossAttention:
 
     def __init__(self, attention: Attention) -> None:
         self.heads = attention.heads
-        self.plain = attention
+        last = cast(nn.Linear, attention.to_out[0])
+        self.before, self.after, self.after_bias = attention.to_q.weight, last.weight, last.bias
         self.query = PackedLinear(attention.to_q.weight)
         self.keys_values = PackedLinear(torch.cat([attention.to_k.weight, attention.to_v.weight]))
         self.out = packed_linear(attention.to_out[0])
@@ -183,16 +217,15 @@ class PackedCrossAttention:
         """Keys and values of a context (B, S, D), with or without the weights around them, for `__call__`."""
         parts = self.keys_values(context).unflatten(2, (2, self.heads, -1))
         key, value = parts.permute(2, 0, 3, 1, 4)  # (B, heads, S, d) each
-        width = self.plain.to_q.in_features
+        width = self.before.shape[1]
         # in float32 the products over all heads run slower than those they replace
         if self.heads * context.shape[1] > width or context.dtype == torch.float32:
             return key.transpose(2, 3).contiguous(), value.contiguous()
         size = width // self.heads
-        before = self.plain.to_q.weight.float().view(self.heads, size, width).transpose(1, 2)  # (heads, C, d)
+        before = self.before.float().view(self.heads, size, width).transpose(1, 2)  # (heads, C, d)
         scores = torch.matmul(before, key.float().transpose(2, 3)) * size**-0.5  # (B, heads, C, S)
-        last = cast(nn.Linear, self.plain.to_out[0])
-        after = last.weight.float().view(width, self.heads, size).permute(1, 2, 0)  # (heads, d, C)
-        result = torch.matmul(value.float(), after) + last.bias.float() / self.heads  # (B, heads, S, C)
+        after = self.after.float().view(width, self.heads, size).permute(1, 2, 0)  # (heads, d, C)
+        result = torch.matmul(value.float(), after) + self.after_bias.float() / self.heads  # (B, heads, S, C)
         return (
             scores.transpose(1, 2).flatten(2).to(context.dtype).contiguous(),  # (B, C, heads * S)
             result.flatten(1, 2).to(context.dtype).contiguous(),  # (B, heads * S, C)

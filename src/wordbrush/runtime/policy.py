@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wordbrush.errors import RequestError
+from wordbrush.networks.unet import UNet
+from wordbrush.networks.vae import AutoencoderKL
+from wordbrush.runtime.packing import can_be_packed, can_pack
 
 M = TypeVar("M", bound=nn.Module)
+
+# Bytes that the places of torch's own tensors in memory are multiples of.
+_ALIGNED = 64
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Device and number format of the networks. Sampling itself stays in float32."""
+    """Device and number format of the networks. Sampling itself stays in float32.
+
+    Attributes:
+        device: where networks run.
+        dtype: what their weights are.
+        offloaded: whether the weights wait on the CPU until they are used (see `offload`).
+    """
 
     device: torch.device
     dtype: torch.dtype
+    offloaded: bool = False
 
     @classmethod
     def choose(cls, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> Runtime:
@@ -37,13 +50,38 @@ class Runtime:
         """The dtype without "torch."."""
         return str(self.dtype).removeprefix("torch.")
 
+    def suiting(self, network: nn.Module) -> Runtime:
+        """The same, or in float32 for a VAE that by its own account overflows in float16."""
+        overflows = self.dtype == torch.float16 and isinstance(network, AutoencoderKL) and network.config.force_upcast
+        return replace(self, dtype=torch.float32) if overflows else self
+
+    def packs(self, network: nn.Module) -> bool:
+        """Whether a network that denoises is run as a packed copy (see `packed_unet`)."""
+        if self.offloaded or not isinstance(network, UNet):
+            return False
+        return can_pack(self.device, self.dtype) and can_be_packed(network.config)
+
     def place(self, network: M) -> M:
-        """Moves a network to the device and dtype, for inference, with convolutions in channels-last order.
+        """Moves a network where it runs or waits, for inference; each of its weights as `placed` does."""
+        packed = self.packs(network)
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data = self.placed(tensor.data, packed=packed)
+        return network.eval().requires_grad_(False)
+
+    def placed(self, weight: Tensor, *, packed: bool = False) -> Tensor:
+        """A weight in its place, in the dtype; itself if it is that already. Convolutions have channels-last order.
 
         oneDNN's and cuDNN's fast convolutions read channels last; in the other order every call reorders its input.
+        What will be packed stays in the other order, from which packing takes half the time.
+        MKL adds up a product in an order that hangs on where in memory a matrix begins and whether it lies transposed.
+        Weights that are pages of a file lie anyhow, and so are copied: the same weights paint the same picture from
+        whichever file they came.
         """
-        network = network.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.eval().requires_grad_(False)
+        dtype = self.dtype if weight.is_floating_point() else weight.dtype
+        order = torch.channels_last if weight.ndim == 4 and not packed else torch.contiguous_format
+        place = torch.device("cpu") if self.offloaded else self.device
+        weight = weight.to(device=place, dtype=dtype, memory_format=order).contiguous(memory_format=order)
+        return weight.clone() if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED else weight
 
 
 def _device(wanted: str | torch.device) -> torch.device:

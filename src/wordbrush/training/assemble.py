@@ -17,6 +17,12 @@ from wordbrush.formats.diffusers_folder import model_index
 from wordbrush.training.export import write_network
 from wordbrush.training.recipe import AssembleRecipe
 
+_CLASSES = {
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+}
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -50,7 +56,8 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
         shutil.copytree(sources["tokenizer"], made / "tokenizer")
         os.replace(made / "tokenizer/words.json", made / "words.json")
         scheduler = json.loads((made / "scheduler/scheduler_config.json").read_text())
-        _write_json(made / "model_index.json", model_index(scheduler["_class_name"]))
+        index = model_index("StableDiffusionPipeline", _CLASSES | {"scheduler": scheduler["_class_name"]})
+        _write_json(made / "model_index.json", index)
         _write_json(made / "wordbrush.json", {"defaults": dict(recipe.defaults)})
         target.mkdir(exist_ok=True)
         for piece in sorted(made.iterdir()):

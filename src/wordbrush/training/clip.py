@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import caption, render, sample_scene
 from wordbrush.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.loop import Batch
 from wordbrush.training.recipe import CLIPRecipe, Recipe
-from wordbrush.training.vae import to_images
 
 
 class CLIPTask:

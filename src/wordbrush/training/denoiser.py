@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import caption, render, sample_scene
 from wordbrush.diffusion.prediction import get_prediction
 from wordbrush.diffusion.process import DiscreteVP
@@ -27,7 +28,6 @@ from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.loop import Batch
 from wordbrush.training.recipe import DenoiserRecipe, Recipe
-from wordbrush.training.vae import to_images
 
 
 class LatentBank:

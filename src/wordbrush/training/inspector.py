@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import ObjectType, Scene, box, object_types, render, sample_scene
 from wordbrush.data.scenes.glyphs import COLOURS, sprite
 from wordbrush.data.scenes.objects import object_index
@@ -30,7 +31,6 @@ from wordbrush.networks.inspector import Inspector, InspectorConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.loop import Batch
 from wordbrush.training.recipe import InspectorRecipe, Recipe
-from wordbrush.training.vae import to_images
 
 OWN = "own"  # the colour of a thing that was not recoloured
 HERE, NEAR = 6.0, 12.0  # pixels: cells within HERE of a thing's middle are to say so, those up to NEAR are not asked

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import box, render, sample_scene
 from wordbrush.data.scenes.scene import SIZE
 from wordbrush.errors import RequestError
@@ -31,11 +32,6 @@ def scene_crop(seed: int, index: int, crop: int) -> np.ndarray:
     x = min(max(0, rng.randint(min(left, right - crop), max(left, right - crop))), SIZE - crop) // step * step
     y = min(max(0, rng.randint(min(top, bottom - crop), max(top, bottom - crop))), SIZE - crop) // step * step
     return render(scene)[y : y + crop, x : x + crop]
-
-
-def to_images(pixels: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels_last."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def edges(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,14 +23,17 @@ from wordbrush.diffusion.samplers.base import (
 
 # From a level so high, or over so long a step, the two slopes have nothing to do with each other, and half their
 # difference times the step would be all error: zero terminal SNR begins at 4096, schedules of 2 or 3 steps end so.
+# Where noise is no more than signal, as all along a flow, slopes are small and diffusers' picture is a picture.
 _HIGHEST_LEVEL = 1000.0
 _LONGEST_STEP = 200.0
 
 
 def _can_average(process: Process, t: float, t_next: float) -> bool:
     """Whether a second slope helps in the step from t to t_next."""
+    if t_next <= 0.0:
+        return False
     level = process.level(t)
-    return t_next > 0.0 and level < _HIGHEST_LEVEL and level < _LONGEST_STEP * process.level(t_next)
+    return level <= 1.0 or (level < _HIGHEST_LEVEL and level < _LONGEST_STEP * process.level(t_next))
 
 
 def slope(x: Tensor, x0: Tensor, process: Process, t: float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes.objects import object_types
 from wordbrush.errors import ModelFileError
 from wordbrush.formats.safetensors_file import read_tensors
@@ -100,8 +101,7 @@ class TrainedInspector:
             same = [
                 picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS) for picture in same
             ]
-            pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in same]))
-            images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            images = to_images(np.stack([np.asarray(picture) for picture in same]))
             yield images.to(self.runtime.device, self.runtime.dtype)
 
     @torch.inference_mode()

@@ -1,0 +1,78 @@
+"""Which conditioner a model's texts go through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from wordbrush.conditioning.conditioning import Conditioner
+from wordbrush.conditioning.embeddings import Embeddings
+from wordbrush.conditioning.sdxl import SDXLConditioner
+from wordbrush.conditioning.text import TextConditioner
+from wordbrush.conditioning.tokenizer import ClipTokenizer
+from wordbrush.formats.parts import ModelParts
+from wordbrush.networks.clip import CLIPTextModel
+
+if TYPE_CHECKING:  # only FLUX has these
+    from wordbrush.conditioning.t5_tokenizer import T5Tokenizer
+    from wordbrush.networks.t5 import T5Encoder
+
+# What pictures of the refiner are asked to look like, and not to: diffusers' aesthetic scores.
+_SCORES = (6.0, 2.5)
+
+
+def conditioner_of(parts: ModelParts, embeddings: Embeddings | None = None) -> Conditioner:
+    """The conditioner of a model's family, with its encoders.
+
+    embeddings: what prompts may name, in models that know them: not FLUX.
+    """
+    if parts.family.startswith("flux"):
+        return _flux(parts)
+    if parts.family.startswith("sdxl"):
+        return SDXLConditioner(
+            tokenizer=parts.tokenizer,
+            text_encoder=parts.text_encoder,
+            tokenizer_2=cast(ClipTokenizer, parts.tokenizer_2),
+            text_encoder_2=cast(CLIPTextModel, parts.text_encoder_2),
+            zero_negative=parts.zero_negative,
+            known_words=parts.known_words,
+            embeddings=embeddings,
+        )
+    assert parts.tokenizer is not None
+    assert parts.text_encoder is not None
+    return TextConditioner(
+        parts.tokenizer, parts.text_encoder, known_words=parts.known_words, embeddings=embeddings
+    )
+
+
+def _flux(parts: ModelParts) -> Conditioner:
+    from wordbrush.conditioning.flux import DEV_LENGTH, SCHNELL_LENGTH, FluxConditioner
+
+    assert parts.tokenizer is not None
+    assert parts.text_encoder is not None
+    return FluxConditioner(
+        tokenizer=parts.tokenizer,
+        text_encoder=parts.text_encoder,
+        tokenizer_2=cast("T5Tokenizer", parts.tokenizer_2),
+        text_encoder_2=cast("T5Encoder", parts.text_encoder_2),
+        max_length=SCHNELL_LENGTH if parts.family == "flux-schnell" else DEV_LENGTH,
+    )
+
+
+def time_ids(parts: ModelParts, width: int, height: int) -> tuple[Tensor, Tensor] | None:
+    """What Stable Diffusion XL is told beside the pooled text, for prompts and for negative prompts: (1, 6) each.
+
+    As of a training picture of this size that was not cropped: height, width, 0, 0, height, width (Podell 2023, §2.2).
+    The refiner is told the aesthetic score in place of the last two, (1, 5). None for other models.
+    """
+    if parts.unet is None or parts.unet.config.addition_embed_type is None:
+        return None
+    config, encoder = parts.unet.config, cast(CLIPTextModel, parts.text_encoder_2)
+    numbers = (config.projection_class_embeddings_input_dim or 0) - encoder.config.projection_dim
+    placed = [height, width, 0, 0]
+    if numbers == 5 * (config.addition_time_embed_dim or 0):
+        return torch.tensor([[*placed, _SCORES[0]]]), torch.tensor([[*placed, _SCORES[1]]])
+    ids = torch.tensor([[*map(float, placed), float(height), float(width)]])
+    return ids, ids

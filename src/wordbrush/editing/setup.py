@@ -1,0 +1,84 @@
+"""A request completed for a model: which size, which times, and nothing that the model has no use for."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from wordbrush.diffusion.plan import TimePlan
+from wordbrush.editing.start import steps_to_run
+from wordbrush.errors import RequestError
+from wordbrush.formats.parts import ModelParts
+from wordbrush.request import GenerationRequest
+
+
+def filled_for(parts: ModelParts, request: GenerationRequest) -> GenerationRequest:
+    """The full request: the model's defaults, a seed and names put in. Filling twice changes nothing.
+
+    Raises:
+        RequestError: the request was made for another model, or asks for what this one cannot paint.
+    """
+    for what, wanted, held in (("model", request.model, parts.name), ("VAE", request.vae, parts.vae_name)):
+        if wanted is not None and wanted != held:
+            raise RequestError(f"the request is for {what} {wanted!r}, this pipeline holds {held or 'its own'!r}")
+    _refuse_meaningless(parts, request)
+    changed: dict[str, Any] = {}
+    if request.sampler not in (None, parts.defaults.sampler):  # another sampler may want another spacing
+        changed["schedule"] = parts.scheduler.default_schedule(request.sampler)
+    if request.image is not None:
+        step = side_step(parts)
+        changed["width"], changed["height"] = (max(side // step, 1) * step for side in request.image.load().size)
+    seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+    defaults = parts.defaults.model_copy(update=changed)
+    filled = request.filled(defaults, seed=seed, model=parts.name, vae=parts.vae_name)
+    loop_times(parts, filled)
+    return filled
+
+
+def _refuse_meaningless(parts: ModelParts, request: GenerationRequest) -> None:
+    for name, has, why in (
+        ("true_guidance", parts.tells_guidance, "is told no guidance; give guidance, which is classifier-free"),
+        ("image_guidance", parts.picture_input == "edit", "does not edit pictures"),
+        ("clip_skip", parts.unet is not None, "reads no hidden states of CLIP"),
+    ):
+        if getattr(request, name) is not None and not has:
+            raise RequestError(f"{name}={getattr(request, name)} has no meaning for {parts.name!r}, which {why}")
+
+
+def side_step(parts: ModelParts) -> int:
+    """What the sides of a picture are multiples of: a latent, or in FLUX a patch of two by two."""
+    return parts.vae.config.downscale * (1 if parts.transformer is None else 2)
+
+
+def latent_size(parts: ModelParts, request: GenerationRequest) -> tuple[int, int]:
+    """(h, w) of the latents of a filled-in request. Raises `RequestError` when a side is no whole number of them."""
+    step, factor = side_step(parts), parts.vae.config.downscale
+    width, height = request.width or 0, request.height or 0
+    for name, side in (("width", width), ("height", height)):
+        if side % step or side == 0:
+            near = f"{side // step * step} and {(side // step + 1) * step}" if side > step else str(step)
+            raise RequestError(f"{name}={side} is not a multiple of {step}; the nearest that fit are {near}")
+    return height // factor, width // factor
+
+
+def loop_times(parts: ModelParts, request: GenerationRequest) -> tuple[TimePlan, tuple[float, ...]]:
+    """The plan of a filled-in request, and its times: all of the plan's, or with a picture the last ones of `strength`.
+
+    Raises:
+        RequestError: the model has no such sampler, schedule, steps or size.
+    """
+    height, width = latent_size(parts, request)
+    try:
+        plan = parts.scheduler.plan(
+            steps=None if request.timesteps else request.steps,
+            sampler=request.sampler,
+            schedule=request.schedule,
+            timesteps=request.timesteps,
+            tokens=height * width // 4,
+        )
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    times = plan.times
+    if request.image is not None:
+        times = times[-(steps_to_run(len(times) - 1, request.strength or 0.0) + 1) :]
+    return plan, times
