@@ -20,6 +20,7 @@ from wordbrush.conditioning.t5_tokenizer import T5Tokenizer
 from wordbrush.conditioning.tokenizer import ClipTokenizer, SpecialTokens
 from wordbrush.data.scenes import caption, sample_scene
 from wordbrush.diffusion.scheduler_config import read_scheduler_config
+from wordbrush.errors import WordbrushError
 from wordbrush.formats.defaults import usual_defaults
 from wordbrush.formats.diffusers_folder import write_folder
 from wordbrush.formats.parts import FAMILIES, ModelParts
@@ -178,7 +179,10 @@ def main() -> None:
         parser.error(f"--variant {options.variant} is not one of {options.family}")
     dtype = getattr(torch, options.dtype)
     parts = random_parts(options.family, variant=options.variant, tiny=options.tiny, dtype=dtype)
-    write_folder(parts, options.folder)
+    try:
+        write_folder(parts, options.folder)
+    except WordbrushError as error:
+        parser.error(str(error))
     print(options.folder)
 
 

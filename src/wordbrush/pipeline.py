@@ -287,10 +287,10 @@ class Pipeline:
 
     def batches(self, request: GenerationRequest, most: int) -> list[tuple[int, int]]:
         """(start, stop) of at most so many pictures each, all those of a batch with the same LoRAs."""
-        found: list[tuple[int, int]] = []
-        for _, alike in groupby(range(request.pictures), key=lambda index: loras_in(request.prompts[index])):
-            places = list(alike)
-            found += [(start, min(start + most, places[-1] + 1)) for start in range(places[0], places[-1] + 1, most)]
+        found, stop = list[tuple[int, int]](), 0
+        for _, alike in groupby(request.prompts, key=loras_in):
+            start, stop = stop, stop + len(list(alike))
+            found += [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
         return found
 
     @cached_property

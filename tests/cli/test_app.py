@@ -24,12 +24,13 @@ def test_version_and_help(run: Run) -> None:
 
 
 def commands() -> list[tuple[str, ...]]:
-    """Every command's words."""
-    found: list[tuple[str, ...]] = []
-    for name, command in get_command(module.make_app()).commands.items():  # type: ignore[attr-defined]
+    """Every command's words, those of groups in groups too."""
+
+    def below(command: object, words: tuple[str, ...]) -> list[tuple[str, ...]]:
         inner = getattr(command, "commands", None)
-        found += [(name,)] if inner is None else [(name, other) for other in inner]
-    return found
+        return [words] if inner is None else [one for name in inner for one in below(inner[name], (*words, name))]
+
+    return below(get_command(module.make_app()), ())
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -46,6 +47,7 @@ def test_every_help_shows_an_example_of_that_command(run: Run, words: tuple[str,
         (RequestError("wrong"), 2, "error: wrong"),
         (WorkFailed("failed"), 1, "error: failed"),
         (MemoryError(), 1, "not enough memory"),
+        (PermissionError(13, "Permission denied", "there"), 1, "error: there cannot be used: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -56,7 +58,7 @@ def test_errors_become_exit_codes(
         raise error
 
     monkeypatch.setattr("wordbrush.formats.inspect.inspect_folder", fails)
-    result = run("models", "inspect", "x")
+    result = run("models", "inspect")
     assert result.exit_code == code
     assert words in result.stderr
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,22 @@ def test_inspect_refuses_what_is_no_model(run: Run, tmp_path: Path) -> None:
     result = run("models", "inspect", tmp_path)
     assert result.exit_code == 2
     assert "model_index.json" in result.stderr
+
+
+def test_what_a_file_says_is_not_obeyed_by_the_terminal(run: Run, tmp_path: Path) -> None:
+    path = lora(tmp_path / "odd.safetensors", ss_training_comment="\x1b[2Jgone\x9b\nlicense: MIT")
+    lines = run("models", "inspect", path).stdout.splitlines()
+    assert "  training comment: \\x1b[2Jgone\\x9b license: MIT" in lines
+    assert not any(line.startswith("license") for line in lines)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
+def test_a_name_that_is_not_text(run: Run, tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.safetensors")
+    lora(tmp_path / "plain.safetensors").rename(path)
+    told = run("models", "inspect", path)
+    assert (told.exit_code, told.stdout.splitlines()[0]) == (0, f"path: {tmp_path}/caf\\udce9.safetensors")
+    assert json.loads(run("models", "inspect", path, "--json").stdout)["path"] == path
 
 
 def test_inspect_takes_names(run: Run, models: Path) -> None:
@@ -349,6 +366,14 @@ def test_convert_replaces_nothing_unasked(run: Run, models: Path, tmp_path: Path
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_convert_does_not_replace_the_folder_that_its_source_lies_in(run: Run, models: Path) -> None:
+    folder = models / "checkpoints" / "tiny"
+    before = files_in(folder)
+    done = run("models", "convert", folder / "vae" / "diffusion_pytorch_model.safetensors", folder, "--force")
+    assert (done.exit_code, "lies in" in done.stderr) == (2, True)
+    assert files_in(folder) == before
+
+
 def test_remove_asks_and_then_removes(run: Run, models: Path) -> None:
     result = run("models", "remove", "ink")
     assert result.exit_code == 2
@@ -390,6 +415,20 @@ def test_remove_of_what_was_pulled(run: Run, repository: Path, remote: Remote, h
     assert run("models", "remove", "owner/name", "-y").exit_code == 0
     assert not (hub / "models--owner--name").exists()
     assert run("models", "remove", "owner/name", "-y").exit_code == 2
+
+
+def test_remove_leaves_what_a_link_in_the_cache_leads_to(
+    run: Run, repository: Path, remote: Remote, hub: Path, tmp_path: Path
+) -> None:
+    lora(repository / "ink.safetensors")
+    remote("owner/name", repository)
+    run("models", "pull", "owner/name/ink.safetensors")
+    mine = lora(tmp_path / "mine.safetensors")
+    link = next((hub / "models--owner--name" / "snapshots").iterdir()) / "linked.safetensors"
+    link.symlink_to(mine)
+    assert run("models", "remove", "owner/name/linked", "-y").exit_code == 0
+    assert mine.exists()
+    assert not link.is_symlink()
 
 
 def test_folders(run: Run, tmp_path: Path) -> None:

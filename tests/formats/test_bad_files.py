@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
@@ -15,6 +16,7 @@ from tests.formats.single_files import lora, rewritten, tiny_clip, tiny_parts
 from torch import Tensor
 
 from wordbrush.errors import ModelFileError
+from wordbrush.formats.checkpoint import open_checkpoint
 from wordbrush.formats.open import open_model
 from wordbrush.formats.safetensors_file import write_tensors
 from wordbrush.formats.single_file.write import write_single_file
@@ -151,16 +153,31 @@ def test_cut_and_foreign_files(path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 4, 8, 9, 500, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        assert re.match(r"FILE is (not a safetensors file|cut short).*(again|came from)", message_of(path))
+        assert re.match(r"FILE is (empty|not a safetensors file|cut short).*(again|came from)", message_of(path))
     for start, words in (
         (b"GGUF\x03\0\0\0", r"FILE is a GGUF file, .*; get a \.safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\n", r"FILE is not a safetensors file; .* `git lfs pull`"),
-        (b"<!DOCTYPE html><html>", r"FILE is not a safetensors file; get the file again"),
+        (b"<!DOCTYPE html><html>", r"FILE is a web page, not a model; download it again"),
+        (b"\x89PNG\r\n\x1a\n", r"FILE is a picture, not a model"),
         (struct.pack("<Q", 1 << 40) + b"{", r"FILE is not a safetensors file"),
         (b"PK\x03\x04" + bytes(50), r"FILE cannot be read as a torch checkpoint"),
     ):
         path.write_bytes(start + content[50:])
         assert re.match(words, message_of(path)), message_of(path)
+
+
+def test_a_pickle_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(b"garbage, garbage")
+    assert message_of(path) == "FILE is not a file that torch.save wrote; get it again from where it came from"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes that have names")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match=r"x\.safetensors is a device or a pipe; name a file"):
+        open_checkpoint(path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -120,6 +121,24 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("not a model", encoding="utf-8")
     with pytest.raises(ModelFileError, match=r"text\.safetensors is not a safetensors file"):
         inspect_model(tmp_path / "text.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "config"),
+    [
+        ("vae", {"block_out_channels": 7, "latent_channels": "x"}),
+        ("vae", {"block_out_channels": [], "latent_channels": [4]}),
+        ("unet", {"sample_size": [1, 2], "in_channels": {}}),
+    ],
+)
+def test_a_config_may_hold_anything(
+    tmp_path: Path, tiny_sd_folder: Path, part: str, config: dict[str, object]
+) -> None:
+    folder = shutil.copytree(tiny_sd_folder, tmp_path / "model")
+    (folder / part / "config.json").write_text(json.dumps(config))
+    content = inspect_model(folder)
+    assert (content["family"], content["variant"]) == ("sd1", "base")
+    assert isinstance(content.get("native_size"), int | None)
 
 
 def test_the_embedded_models_card_gives_its_licence() -> None:

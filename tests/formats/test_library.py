@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -179,6 +180,30 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
 def test_a_damaged_file_is_still_found(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
     assert library(tmp_path).find_checkpoint("broken").name == "broken.safetensors"
+
+
+def test_what_leads_nowhere_stops_nothing(tmp_path: Path, webui: Path) -> None:
+    """Prompts are searched for the names of embeddings, so that one bad link would stop every picture."""
+    folder = webui / "embeddings"
+    (folder / "circle.pt").symlink_to("circle.pt")
+    (folder / "gone.safetensors").symlink_to(tmp_path / "gone")
+    assert "EasyNegative.safetensors" in names(library(webui).embeddings())
+    assert library(webui).find_embedding("EasyNegative") == folder / "EasyNegative.safetensors"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x\0y", "~nobody-of-that-name/x.safetensors"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(ModelFileError, match="there is no model"):
+        locate_model(name)
+
+
+def test_a_path_that_may_not_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stat(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(ModelFileError, match=r"a\.safetensors cannot be read: Permission denied"):
+        locate_model(tmp_path / "a.safetensors")
 
 
 def test_folders_are_configured(tmp_path: Path, webui: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def test_the_embedded_model_lies_in_the_package() -> None:
 
 
 def test_a_single_file_is_opened_as_one(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"")
+    (tmp_path / "x.safetensors").write_bytes(b"garbage")
     with pytest.raises(ModelFileError, match=r"x\.safetensors is not a safetensors file"):
         open_model(tmp_path / "x.safetensors")
 

@@ -11,6 +11,7 @@ import pickle
 import shutil
 import struct
 import subprocess
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,9 @@ def test_a_hand_written_tensor(tmp_path: Path) -> None:
         (b"\x82\x01.", "instruction EXT1"),
         (b"P1\n.", "instruction PERSID"),
         (b"I" + b"9" * 5000 + b"\n.", "damaged"),
+        (pickle.dumps({"step": 10**6000}), "a number of 19932 bits"),
+        (b"ctorch\nSize\n(" + b"K\x01" * 17 + b"t\x85R.", "damaged"),
+        (b"}(" + b")" + b"2\x86" * 60 + b"K\x01u.", None),
     ],
 )
 def test_damaged_pickles(tmp_path: Path, pickled: bytes, words: str | None) -> None:
@@ -244,6 +248,20 @@ def test_damaged_pickles(tmp_path: Path, pickled: bytes, words: str | None) -> N
     with pytest.raises(ModelFileError, match=words) as caught:
         read_pickled_tensors(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_few_bytes_do_not_become_many(tmp_path: Path) -> None:
+    """A hundred dicts of ten thousand entries, each made by a call that names the same list in three bytes."""
+    pairs = b"".join(b"J" + struct.pack("<i", number) + b"N\x86" for number in range(10_000))
+    calls = b"ccollections\nOrderedDict\nh\x00\x85Ra" * 100
+    path = as_zip(tmp_path / "x.pt", b"\x80\x02]q\x00(" + pairs + b"e0]" + calls + b".")
+    tracemalloc.start()
+    try:
+        assert read_pickled_tensors(path) == {}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000  # each dict by itself takes 0.6 MB
 
 
 def test_damaged_zips(tmp_path: Path) -> None:

@@ -133,6 +133,24 @@ def test_tiles_alone_would_show() -> None:
     assert (whole[:, :, :20] - upper[:, :, :20]).abs().max() > 0.05
 
 
+def test_a_picture_that_a_gpu_has_no_room_for_is_decoded_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, latents = vae_of(), drawn(2, 4, 9, 8)
+    with torch.inference_mode():
+        wanted = vae.decode(latents)
+    codec = Codec(vae, Runtime(device=CPU, dtype=torch.float32))
+    codec._decoder = vae
+    asked = []
+
+    def full(latents: Tensor) -> Tensor:
+        asked.append(latents)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vae, "decode", full)
+    torch.testing.assert_close(codec.decode(latents), wanted, atol=2e-5, rtol=1e-4)
+    assert codec.note == "the GPU has no room to decode pictures whole, so they are decoded in strips"
+    assert len(asked) == 1  # not tried again
+
+
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 @torch.inference_mode()
 def test_a_trained_vae_on_real_pictures(dtype: str) -> None:

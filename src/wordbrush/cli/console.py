@@ -52,6 +52,7 @@ def _printable(text: str) -> str:
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """The lines of a table, columns lined up by spaces."""
+    rows = [[" ".join(cell.splitlines()) for cell in row] for row in rows]  # a file's name may have line ends
     widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(len(heading))]
     for row in (heading, *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

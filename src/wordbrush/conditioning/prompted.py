@@ -96,7 +96,7 @@ class Texts:
             encode = self.conditioner.encode_negative if negative else self.conditioner.encode
             with torch.inference_mode():
                 found = encode([text], self.options, length=length)
-                ids = None if self.bound.time_ids is None else self.bound.time_ids[negative]
+                ids = None if self.bound.time_ids is None else self.bound.time_ids[negative].to(found.context.device)
                 self._rows[key] = self.bound.runner.told(found.context, found.pooled, ids)
         return self._rows[key]
 

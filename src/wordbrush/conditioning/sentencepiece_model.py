@@ -47,9 +47,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise ModelFileError(f"the tokenizer file {path} is missing") from error
+        raise ModelFileError(f"the tokenizer file {path} is missing; copy its folder again") from error
     except OSError as error:
-        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}") from error
+        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}; copy it again") from error
     try:
         return _parse_model(content)
     except ValueError as error:  # a piece that is not UTF-8 among them

@@ -171,11 +171,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelFileError(f"the tokenizer file {path} is missing") from error
+        raise ModelFileError(f"the tokenizer file {path} is missing; copy its folder again") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}") from error
+        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}; copy it again") from error
     if not isinstance(content, dict):
-        raise ModelFileError(f"the tokenizer file {path} does not hold a JSON object")
+        raise ModelFileError(f"the tokenizer file {path} does not hold a JSON object; copy it again")
     return content
 
 
@@ -183,13 +183,14 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
-        raise ModelFileError(f"the tokenizer file {path} is missing") from error
+        raise ModelFileError(f"the tokenizer file {path} is missing; copy its folder again") from error
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}") from error
+        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}; copy it again") from error
     pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
     for pair in pairs:
         if len(pair) != 2:
-            raise ModelFileError(f"{path} holds the line {' '.join(pair)[:40]!r}, which is not a pair of pieces")
+            line = " ".join(pair)[:40]
+            raise ModelFileError(f"{path} holds the line {line!r}, which is not a pair of pieces; copy it again")
     return pairs  # type: ignore[return-value]
 
 
@@ -204,7 +205,7 @@ def _read_backend_file(path: Path) -> tuple[dict[str, int], list[tuple[str, str]
         added = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
         return {**model["vocab"], **added}, merges  # type: ignore[return-value]  # the lengths were checked
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"the tokenizer file {path} is not a CLIP tokenizer: {error}") from error
+        raise ModelFileError(f"the tokenizer file {path} is not a CLIP tokenizer: {error}; copy it again") from error
 
 
 def _token(config: Mapping[str, Any], name: str, default: str) -> str:

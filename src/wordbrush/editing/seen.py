@@ -28,7 +28,7 @@ def inpaint_channels(image: Tensor, mask: Tensor, encode: Encode) -> Tensor:
         mask: (1, 1, H, W), 1 where the picture may change, 0 where it is kept. What may change is seen as mid grey.
     """
     latents = encode(image * (mask < 0.5))
-    return torch.cat([F.interpolate(mask, size=latents.shape[2:]), latents], dim=1)
+    return torch.cat([F.interpolate(mask, size=latents.shape[2:]).to(latents), latents], dim=1)
 
 
 def fill_channels(image: Tensor, mask: Tensor, encode: Encode) -> Tensor:
@@ -40,7 +40,7 @@ def fill_channels(image: Tensor, mask: Tensor, encode: Encode) -> Tensor:
     Returns (1, C + f * f, h, w), f being how many pixels lie along a latent.
     """
     latents = encode(image * (1.0 - mask))
-    return torch.cat([latents, F.pixel_unshuffle(mask, mask.shape[2] // latents.shape[2])], dim=1)
+    return torch.cat([latents, F.pixel_unshuffle(mask, mask.shape[2] // latents.shape[2]).to(latents)], dim=1)
 
 
 def changing(mask: Tensor) -> Tensor:

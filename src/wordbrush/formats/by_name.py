@@ -24,9 +24,10 @@ def loras_in(prompt: str) -> tuple[Lora, ...]:
 
 
 class LoraShelf:
-    """LoRA files that have been read, by path; one that has changed on the disk is read again."""
+    """LoRA files that have been found and read; one that has changed on the disk is read again."""
 
     def __init__(self) -> None:
+        self._paths: dict[str, Path] = {}
         self._files: dict[Path, tuple[int, LoraFile]] = {}
 
     def uses(self, loras: Sequence[Lora]) -> tuple[LoraUse, ...]:
@@ -39,8 +40,12 @@ class LoraShelf:
             return ()
         from wordbrush.formats.lora import LoraUse
 
-        library = Library.default()
-        return tuple(LoraUse(self._read(library.find_lora(one.name)), unet=one.unet, text=one.text) for one in loras)
+        return tuple(LoraUse(self._read(self._find(one.name)), unet=one.unet, text=one.text) for one in loras)
+
+    def _find(self, name: str) -> Path:
+        if name not in self._paths or not self._paths[name].exists():
+            self._paths[name] = Library.default().find_lora(name)
+        return self._paths[name]
 
     def _read(self, path: Path) -> LoraFile:
         from wordbrush.formats.lora import read_lora

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -11,10 +12,8 @@ from wordbrush.formats.diffusers_folder import write_folder
 from wordbrush.formats.open import open_model
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.single_file.write import write_single_file
-from wordbrush.formats.weight_files import PICKLED
+from wordbrush.formats.weight_files import PICKLED, SAFETENSORS
 from wordbrush.runtime.policy import DTYPES
-
-_SINGLE = (".safetensors", ".sft")
 
 
 def convert_model(
@@ -43,14 +42,15 @@ def convert_model(
     """
     if target.suffix.lower() in PICKLED:
         raise RequestError(f"{target}: pickles are only read; give a name that ends in .safetensors, or a folder")
-    if target.exists() and not force:
+    there = os.path.exists(target)
+    if there and not force:
         raise RequestError(f"{target} is there already; --force replaces it")
-    if target.exists() and target.resolve() == source.resolve():
+    if there and target.resolve() == source.resolve():
         raise RequestError(f"{target} is the model itself; give another name")
-    if target.is_dir() and target.resolve() in source.resolve().parents:
+    if os.path.isfile(target / "model_index.json") and target.resolve() in source.resolve().parents:
         raise RequestError(f"{source} lies in {target} and would be replaced with it; give another name")
-    single = target.suffix.lower() in _SINGLE
-    if single and target.is_dir():
+    single = target.suffix.lower() in SAFETENSORS
+    if single and os.path.isdir(target):
         raise RequestError(f"{target} is a folder; give the name of a file")
     parts = open_model(source, tokenizer=tokenizer, variant=variant)
     kind = None if dtype is None else DTYPES[dtype]

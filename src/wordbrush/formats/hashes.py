@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from wordbrush.errors import ModelFileError, WorkFailed
 from wordbrush.formats.safetensors_file import read_header
 from wordbrush.formats.user_folders import cache_folder
+from wordbrush.formats.weight_files import SAFETENSORS
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that have been read since the last call."""
@@ -50,13 +52,13 @@ def file_sha256(path: Path, progress: Progress | None = None) -> str:
 
 def files_sha256(paths: Sequence[Path], progress: Progress | None = None) -> str:
     """SHA-256 of files as if they were one, the shards of a network for instance. Otherwise as `file_sha256`."""
-    files = tuple(path.expanduser().resolve() for path in paths)
+    files = tuple(_real(path) for path in paths)
     return _remembered(files, _WHOLE) or _compute(files, _WHOLE, 0, progress)
 
 
 def cached_sha256(*paths: Path) -> str | None:
     """SHA-256 of a file, or of several together, if it is remembered; nothing of them is read."""
-    return _remembered(tuple(path.expanduser().resolve() for path in paths), _WHOLE)
+    return _remembered(tuple(_real(path) for path in paths), _WHOLE)
 
 
 def lora_hash(path: Path, progress: Progress | None = None) -> str:
@@ -65,16 +67,16 @@ def lora_hash(path: Path, progress: Progress | None = None) -> str:
     Raises:
         ModelFileError: the file cannot be read.
     """
-    if path.suffix.lower() not in {".safetensors", ".sft"}:
+    if path.suffix.lower() not in SAFETENSORS:
         return file_sha256(path, progress)[:12]
     known = cached_lora_hash(path)
-    return known or _compute((path.expanduser().resolve(),), _TENSORS, _tensors_start(path), progress)[:12]
+    return known or _compute((_real(path),), _TENSORS, _tensors_start(path), progress)[:12]
 
 
 def cached_lora_hash(path: Path) -> str | None:
     """The WebUI's hash of a LoRA in a .safetensors file, if its metadata has it or it is remembered."""
     stated = read_header(path).metadata.get("sshs_model_hash")
-    known = stated or _remembered((path.expanduser().resolve(),), _TENSORS)
+    known = stated or _remembered((_real(path),), _TENSORS)
     return None if known is None else known[:12]
 
 
@@ -92,7 +94,12 @@ def legacy_hash(path: Path) -> str | None:
 def forget(path: Path) -> None:
     """Drops what is remembered of a file."""
     with contextlib.suppress(OSError):
-        _record_file((path.expanduser().resolve(),)).unlink()
+        _record_file((_real(path),)).unlink()
+
+
+def _real(path: Path) -> Path:
+    """The file itself where the path is that of a link to it; unlike `Path.resolve`, content with a link to itself."""
+    return Path(os.path.realpath(path.expanduser()))
 
 
 def _tensors_start(path: Path) -> int:

@@ -15,8 +15,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelFileError(f"{path} is missing, so the folder is not a whole diffusers model; copy it again") from error
-    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is missing; the folder is not a whole diffusers model, copy it again") from error
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}; get the file again") from error
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} does not hold a JSON object; get the file again")

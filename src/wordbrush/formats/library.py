@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from wordbrush.formats.library_scan import (
     without_ending,
 )
 from wordbrush.formats.safetensors_file import read_header
+from wordbrush.formats.weight_files import SAFETENSORS
 
 __all__ = [
     "CHECKPOINT", "EMBEDDED", "EMBEDDING", "KINDS", "LORA", "PICTURES", "SUFFIXES", "TEXT_ENCODER", "VAE", "Library",
@@ -104,7 +106,7 @@ class Library:
         if path is not None and path.suffix.lower() in (*SUFFIXES, *PICTURES) and path.is_file():
             return path
         configs = ("model_index.json", "config.json", "adapter_config.json")
-        if path is not None and any((path / file).is_file() for file in configs):
+        if path is not None and any(os.path.isfile(path / file) for file in configs):
             return path
         return self.entry(kind, name).path
 
@@ -142,7 +144,11 @@ _NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.
 
 
 def on_disk(name: str | Path) -> Path | None:
-    """The file or folder that a name is the path of, if there is one. Raises `ModelFileError` if that cannot be seen."""
+    """The file or folder that a name is the path of, if there is one.
+
+    Raises:
+        ModelFileError: that may not be seen.
+    """
     try:
         path = Path(name).expanduser()
         path.stat()
@@ -164,7 +170,7 @@ def _last(name: str) -> str:
 
 
 def _output_name(entry: LibraryEntry) -> str | None:
-    if entry.kind != LORA or entry.path.suffix.lower() not in (".safetensors", ".sft"):
+    if entry.kind != LORA or entry.path.suffix.lower() not in SAFETENSORS:
         return None
     try:
         return read_header(entry.path).metadata.get("ss_output_name")

@@ -19,6 +19,7 @@ from wordbrush.formats.checkpoint import open_checkpoint
 from wordbrush.formats.hub import cached_repositories, cached_snapshot, is_whole
 from wordbrush.formats.library_folders import LibraryFolder
 from wordbrush.formats.single_file.detect import detect
+from wordbrush.formats.weight_files import PICKLED, SAFETENSORS
 
 EMBEDDED = "scenes-128"
 
@@ -27,7 +28,7 @@ CHECKPOINT, VAE, LORA, EMBEDDING, TEXT_ENCODER = "checkpoint", "vae", "lora", "e
 KINDS = {CHECKPOINT: "model", VAE: "VAE", LORA: "LoRA", EMBEDDING: "embedding", TEXT_ENCODER: "text encoder"}
 """The kinds a library finds, and what to call one."""
 
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (*SAFETENSORS, *PICKLED)
 """How files of weights end."""
 
 PICTURES = (".png", ".webp")
@@ -158,7 +159,7 @@ def _told_by_header(path: Path) -> str | None:
         return _DETECTED.get(detect(open_checkpoint(path).header).kind)
     except ModelFileError:
         # opened by its name, a damaged model says what is wrong with it; a pickle can be anything
-        return CHECKPOINT if path.suffix.lower() in (".safetensors", ".sft", ".ckpt") else None
+        return CHECKPOINT if path.suffix.lower() in (*SAFETENSORS, ".ckpt") else None
 
 
 def _size(path: Path) -> int:

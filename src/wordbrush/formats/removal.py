@@ -77,8 +77,10 @@ def _paths(entry: LibraryEntry) -> list[Path]:
     # a file of the hub is a link to its contents, which other revisions may share
     blob = Path(os.path.realpath(entry.path))
     folder = cached_repository("/".join(entry.name.split("/")[:2]))
+    if blob.parent != Path(os.path.realpath(folder / "blobs")):
+        return [entry.path]  # not the cache's own: a link that someone made to a file of theirs
     others = [path for path in (folder / "snapshots").rglob("*") if path.is_symlink() and path != entry.path]
-    shared = blob == entry.path or any(Path(os.path.realpath(path)) == blob for path in others)
+    shared = any(Path(os.path.realpath(path)) == blob for path in others)
     return [entry.path] if shared else [entry.path, blob]
 
 

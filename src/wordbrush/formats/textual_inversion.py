@@ -23,6 +23,7 @@ from torch import Tensor
 
 from wordbrush.errors import ModelFileError
 from wordbrush.formats.safetensors_file import read_tensors
+from wordbrush.formats.weight_files import SAFETENSORS
 
 PICTURES = frozenset({".png", ".webp"})
 """Endings of pictures that can hold an embedding."""
@@ -65,7 +66,7 @@ def read_embedding(path: Path, name: str | None = None) -> TextualInversion:
     word = path.stem if name is None else name
     if path.suffix.lower() in PICTURES:
         return from_tensors(path, word, _from_picture(path))
-    if path.suffix.lower() in (".safetensors", ".sft"):
+    if path.suffix.lower() in SAFETENSORS:
         return from_tensors(path, word, read_tensors(path))
     from wordbrush.formats.pickles import read_pickled_tensors
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from wordbrush.errors import ModelFileError
 
+SAFETENSORS = (".safetensors", ".sft")
+"""Endings of .safetensors files; the shorter is ComfyUI's."""
+
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 """Endings of files that torch.save wrote."""
 

@@ -24,13 +24,14 @@ class Codec:
     Attributes:
         runtime: where and in which number format it runs.
         vae: the network, moved there in place; for inference, it may run a rearranged copy.
-        note: what a user should know of the number format, once something had to be done again; else None.
+        note: what a user should know, once something had to be done again another way; else None.
     """
 
     def __init__(self, vae: AutoencoderKL, runtime: Runtime) -> None:
         self.runtime = runtime.suiting(vae)
         self.vae = self.runtime.place(vae)
         self.note: str | None = None
+        self._short_of_memory = False
 
     @cached_property
     def _decoder(self) -> AutoencoderKL | PackedDecoder:
@@ -63,7 +64,8 @@ class Codec:
         """Images (B, 3, H, W) float32, about [-1, 1] but not clipped, of finite latents (B, C, h, w).
 
         One at a time: larger batches are no faster here, and a picture's bits then cannot depend on its neighbours.
-        A picture that is not finite is decoded again in float32, and so is every one after it.
+        A picture that is not finite is decoded again in float32, and so is every one after it; one that a GPU has no
+        room for is decoded again in strips.
         """
         return torch.cat([self._decoded(row[None]) for row in latents])
 
@@ -74,12 +76,20 @@ class Codec:
         image = self._image(row)
         if self.runtime.dtype == torch.float32 or torch.isfinite(image).all():
             return image
-        self.note = f"the VAE overflowed in {self.runtime.dtype_name}, so pictures are decoded in float32"
+        self._say(f"the VAE overflowed in {self.runtime.dtype_name}, so pictures are decoded in float32")
         self.runtime = replace(self.runtime, dtype=torch.float32, offloaded=False)
         self._decoder = fastest_decoder(self.runtime.place(deepcopy(self.vae)), self.runtime)
         return self._image(row)
 
     def _image(self, row: Tensor) -> Tensor:
         row = row.to(self.runtime.device, self.runtime.dtype)
-        large = in_strips(row.shape[2] * self.downscale, row.shape[3] * self.downscale)
-        return (StripDecoder(self._decoder) if large else self._decoder).decode(row).float()
+        if not (self._short_of_memory or in_strips(row.shape[2] * self.downscale, row.shape[3] * self.downscale)):
+            try:
+                return self._decoder.decode(row).float()
+            except torch.OutOfMemoryError:
+                self._short_of_memory = True
+                self._say("the GPU has no room to decode pictures whole, so they are decoded in strips")
+        return StripDecoder(self._decoder).decode(row).float()
+
+    def _say(self, note: str) -> None:
+        self.note = note if self.note is None else f"{self.note}; {note}"

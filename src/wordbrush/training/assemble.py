@@ -56,7 +56,12 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
         shutil.copytree(sources["tokenizer"], made / "tokenizer")
         os.replace(made / "tokenizer/words.json", made / "words.json")
         scheduler = json.loads((made / "scheduler/scheduler_config.json").read_text())
-        index = model_index("StableDiffusionPipeline", _CLASSES | {"scheduler": scheduler["_class_name"]})
+        index = model_index(
+            "StableDiffusionPipeline",
+            _CLASSES | {"scheduler": scheduler["_class_name"]},
+            absent=("feature_extractor", "image_encoder", "safety_checker"),
+            options={"requires_safety_checker": False},
+        )
         _write_json(made / "model_index.json", index)
         _write_json(made / "wordbrush.json", {"defaults": dict(recipe.defaults)})
         target.mkdir(exist_ok=True)

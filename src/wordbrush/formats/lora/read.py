@@ -19,10 +19,10 @@ from wordbrush.formats.lora.rules import Change
 from wordbrush.formats.lora.summary import LoraSummary, summarise
 from wordbrush.formats.safetensors_file import read_header, read_tensors
 from wordbrush.formats.textual_inversion import TextualInversion, from_tensors
+from wordbrush.formats.weight_files import SAFETENSORS
 
 # What diffusers and PEFT call the file in a folder of their own.
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-_SAFETENSORS = {".safetensors", ".sft"}
 _BUNDLED = "bundle_emb."  # before the embeddings that OneTrainer trained along
 
 
@@ -68,7 +68,7 @@ def read_lora(path: Path) -> LoraFile:
         ModelFileError: the file is missing or damaged, is not a LoRA, or the tensors of a layer do not fit each other.
     """
     path = _file_in(path)
-    if path.suffix.lower() in _SAFETENSORS:
+    if path.suffix.lower() in SAFETENSORS:
         metadata, tensors = read_header(path).metadata, read_tensors(path)
     else:
         from wordbrush.formats.pickles import read_pickled_tensors
