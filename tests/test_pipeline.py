@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 import wordbrush
@@ -220,6 +221,22 @@ def test_words_that_the_model_cannot_read_are_reported(tiny_pipe: Pipeline, capl
     assert result.notes[1].startswith("in the negative prompt")
     assert [record.getMessage() for record in caplog.records] == list(result.notes)
     assert tiny_pipe(PROMPT, seed=1).notes == ()
+
+
+def test_words_that_a_lora_brings_along_are_known(tiny_v_folder: Path, tmp_path: Path) -> None:
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_{}.weight"
+    tensors = {layer.format("A"): torch.ones(2, 32), layer.format("B"): torch.ones(64, 2)}
+    save_file({**tensors, "bundle_emb.zorbly.clip_l": torch.ones(2, 32)}, tmp_path / "style.safetensors")
+    pipe = wordbrush.load(tiny_v_folder, dtype="float32")
+    with pytest.raises(RequestError, match="zorbly"):
+        pipe("a embedding:zorbly")
+    options = {"prompt": "a embedding:zorbly", "loras": [str(tmp_path / "style.safetensors")], "steps": 1}
+    request = pipe.fill(GenerationRequest.from_dict(options))
+    before = {name: weight.clone() for name, weight in pipe.parts.networks["unet"].state_dict().items()}
+    assert pipe.notes(request) == ["LoRA style: matched 2 of 2 keys"]
+    after = pipe.parts.networks["unet"].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in after), "notes put nothing on the networks"
+    assert len(pipe(request).images) == 1
 
 
 def test_strange_prompts_paint(tiny_pipe: Pipeline) -> None:

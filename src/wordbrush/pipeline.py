@@ -265,12 +265,14 @@ class Pipeline:
 
     def notes(self, request: GenerationRequest) -> list[str]:
         """What a user should know of a filled-in request's LoRAs and words, one sentence each, none twice."""
-        said: dict[str, None] = {}
+        loras, words = dict[str, None](), dict[str, None]()
+        steps, options = self.step_count(request), _text_options(request)
         for start, stop in self.batches(request, request.pictures):
-            found = self.adapted.use(self._uses(request.part(start, stop)))
-            said |= {f"LoRA {match.file.name}: {match}": None for match in found}
-        words = sentences_of(self.conditioner, request, self.step_count(request), _text_options(request))
-        return list(said | dict.fromkeys(words))
+            part = request.part(start, stop)
+            uses = self._uses(part)
+            loras |= {f"LoRA {match.file.name}: {match}": None for match in self.adapted.match(uses)}
+            words |= dict.fromkeys(sentences_of(self._conditioner(uses), part, steps, options))
+        return list(loras | words)
 
     def save(self, folder: str | Path) -> None:
         """Writes a diffusers-format folder, whole or not at all; the pipeline class of the model's family opens it."""

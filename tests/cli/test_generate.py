@@ -151,6 +151,12 @@ def test_a_folder_that_cannot_be_written_fails_before_any_painting(run: Run, tmp
     assert "cannot write to the folder" in result.stderr
 
 
+def test_a_model_that_is_not_there_leaves_no_folder(run: Run, tmp_path: Path) -> None:
+    result = run("generate", "a fox", "-m", tmp_path / "bad", "-o", tmp_path / "new" / "out" / "x.png")
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_fills_up_keeps_what_is_finished(
     run: Run, tiny_v_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

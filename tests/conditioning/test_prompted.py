@@ -70,6 +70,20 @@ def test_prompts_of_all_kinds_have_the_same_bits_in_a_batch(tiny_v_folder: Path,
         assert torch.equal(alone.latents[0], batch.latents[index]), prompt
 
 
+@pytest.mark.parametrize(("prompt", "negative"), [("a fox, " * 20, "a car"), ("a fox", "a red car, " * 20)])
+def test_a_prompt_and_a_negative_prompt_are_read_at_their_own_lengths(
+    tiny_pipe: Pipeline, prompt: str, negative: str
+) -> None:
+    alone = {text: states(tiny_pipe, text, steps=1, guidance=1.0)[0] for text in (prompt, negative)}
+    away = alone[negative]
+    guided = states(tiny_pipe, prompt, negative_prompt=negative, steps=1, guidance=3.0)[0]
+    # one step of Euler is linear in the network's estimates
+    torch.testing.assert_close(guided, away + 3.0 * (alone[prompt] - away), atol=1e-5, rtol=1e-5)
+    both = f"{prompt} AND {prompt} :-0.5"
+    guided = states(tiny_pipe, both, negative_prompt=negative, steps=1, guidance=3.0)[0]
+    torch.testing.assert_close(guided, away + 1.5 * (alone[prompt] - away), atol=1e-5, rtol=1e-5)
+
+
 def test_without_guidance_the_negative_prompt_has_no_length(tiny_pipe: Pipeline) -> None:
     results = [tiny_pipe(PROMPT, seed=1, guidance=1.0, negative_prompt=text) for text in ("", "a red car, " * 20)]
     assert torch.equal(results[0].latents, results[1].latents)

@@ -156,7 +156,7 @@ def test_cut_and_foreign_files(path: Path) -> None:
         assert re.match(r"FILE is (empty|not a safetensors file|cut short).*(again|came from)", message_of(path))
     for start, words in (
         (b"GGUF\x03\0\0\0", r"FILE is a GGUF file, .*; get a \.safetensors file"),
-        (b"version https://git-lfs.github.com/spec/v1\n", r"FILE is not a safetensors file; .* `git lfs pull`"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"FILE is a Git LFS pointer, not a model; .* `git lfs pull`"),
         (b"<!DOCTYPE html><html>", r"FILE is a web page, not a model; download it again"),
         (b"\x89PNG\r\n\x1a\n", r"FILE is a picture, not a model"),
         (struct.pack("<Q", 1 << 40) + b"{", r"FILE is not a safetensors file"),

@@ -135,6 +135,14 @@ BREAKS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: edit_json(f / "unet/config.json", lambda c: c.update(act_fn="mish")), r"config\.json.*act_fn='mish'"),
     (lambda f: edit_json(f / "unet/config.json", lambda c: c.update(wobble=1)), "wobble"),
     (
+        lambda f: edit_json(f / "unet/config.json", lambda c: c.update(in_channels="four")),
+        r"unet/config\.json is not the config of a UNet2DConditionModel: .*; copy the file again",
+    ),
+    (
+        lambda f: edit_json(f / "text_encoder/config.json", lambda c: c.update(hidden_size=[32])),
+        r"text_encoder/config\.json is not the config of a CLIPTextModel: .*; copy the file again",
+    ),
+    (
         lambda f: edit_json(f / "scheduler/scheduler_config.json", lambda c: c.update(_class_name="Odd")),
         r"scheduler_config\.json.*'Odd'",
     ),
@@ -195,6 +203,23 @@ def test_a_model_is_replaced_and_anything_else_left_alone(folder: Path, tmp_path
         with pytest.raises(RequestError, match="is not a model folder"):
             write_folder(parts, tmp_path / place)
     assert (tmp_path / "precious/thesis.txt").read_text() == "years of work"
+
+
+def test_a_link_to_a_model_stays_one(folder: Path, tmp_path: Path) -> None:
+    parts = read_folder(folder)
+    (folder / "old.txt").write_text("of the old model")
+    (tmp_path / "elsewhere").mkdir()
+    link, dangling = tmp_path / "elsewhere" / "link", tmp_path / "elsewhere" / "dangling"
+    link.symlink_to(folder, target_is_directory=True)
+    dangling.symlink_to(tmp_path / "new", target_is_directory=True)
+    write_folder(parts, link)
+    write_folder(parts, dangling)
+    assert link.is_symlink()
+    assert dangling.is_symlink()
+    assert not (folder / "old.txt").exists()
+    assert weights_hash(read_folder(tmp_path / "new")) == weights_hash(read_folder(folder))
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "new", "elsewhere"}
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"link", "dangling"}
 
 
 def test_a_full_disk_leaves_the_old_model_and_no_pieces(

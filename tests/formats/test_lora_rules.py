@@ -188,6 +188,17 @@ def test_further_input_channels_are_left_alone_where_pictures_enter() -> None:
     assert not delta[:, 4:].any()
 
 
+@pytest.mark.parametrize("magnitude", [torch.full((6,), 2.0), torch.full((1, 4, 1, 1), 2.0)], ids=["rows", "columns"])
+def test_dora_counts_the_channels_it_knows(magnitude: Tensor) -> None:
+    """Those of a mask and a masked picture were not there when it learnt the lengths."""
+    weight = _randn(6, 9, 3, 3, seed=0)
+    parts = {"down": _randn(2, 4, 3, 3, seed=1), "up": _randn(6, 2, 1, 1, seed=2), "dora_scale": magnitude}
+    changed = weight + make_change(parts, None).delta(weight, pads=True)
+    others = (1, 2, 3) if len(magnitude) == 6 else (0, 2, 3)
+    assert torch.allclose(changed[:, :4].square().sum(others).sqrt(), torch.tensor(2.0))
+    assert torch.equal(changed[:, 4:], weight[:, 4:])
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -271,6 +282,11 @@ def test_pefts_config_gives_the_scale() -> None:
     assert config.scale("b.not_to_q") == 2  # a pattern ends a name at a dot
     assert AdapterConfig.from_dict({"r": 4, "lora_alpha": 8, "use_rslora": True}).scale("a") == 4
     assert AdapterConfig.from_dict({"r": 4, "alpha": 2}).scale("a") == 1 / 2
+    anchored = AdapterConfig.from_dict({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"^a\.to_q$": 1, "a.to_q": 2}})
+    assert anchored.scale("a.to_q") == 1 / 4
+    for expression in (".*to_q", "to_(q|k)", "(a+)+", "a[0-9]", ""):
+        with pytest.raises(ValueError, match="is not the end of a layer's name"):
+            AdapterConfig.from_dict({"rank_pattern": {expression: 2}})
     for bad in ({"r": 0}, {"r": "8"}, {"lora_alpha": None}, {"rank_pattern": [1]}, {"alpha_pattern": {"a": -1}}):
         with pytest.raises(ValueError, match=r"rank|table"):
             AdapterConfig.from_dict(bad)

@@ -41,7 +41,9 @@ TWO = {**ONE, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not a safetensors file"),
+        (b"", "is empty; get it again"),
+        (b"<!DOCTYPE html><html>", "is a web page, not a model"),
+        (b"GGUF\x03\0\0\0\0\0", "is a GGUF file"),
         (b"\x10\0\0", "not a safetensors file"),
         (b"PK\x03\x04" + bytes(100), "pickled checkpoint"),
         (b"\x80\x02}q\x00" + bytes(100), "pickled checkpoint"),

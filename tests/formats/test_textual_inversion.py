@@ -26,8 +26,7 @@ def _a1111(vectors: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _assert_is(embedding: TextualInversion, expected: Tensor, token: str | None, encoder: str = "text_encoder") -> None:
-    assert embedding.token == token
+def _assert_is(embedding: TextualInversion, expected: Tensor, encoder: str = "text_encoder") -> None:
     assert set(embedding.vectors) == {encoder}
     assert embedding.vectors[encoder].dtype == torch.float32
     assert torch.equal(embedding.vectors[encoder], expected)
@@ -39,7 +38,7 @@ def test_a1111(ending: str, legacy: bool, tmp_path: Path) -> None:
     path = tmp_path / f"style{ending}"
     torch.save(_a1111(VECTORS.clone().requires_grad_()), path, _use_new_zipfile_serialization=not legacy)
     embedding = read_embedding(path)
-    _assert_is(embedding, VECTORS, token=None)
+    _assert_is(embedding, VECTORS)
     assert (embedding.name, embedding.path) == ("style", path)
     assert not embedding.vectors["text_encoder"].requires_grad
     assert read_embedding(path, "other").name == "other"
@@ -52,22 +51,22 @@ def test_the_first_ones_of_2022(legacy: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": kept}, path,
                _use_new_zipfile_serialization=not legacy)  # fmt: skip
-    _assert_is(read_embedding(path), VECTORS, token=None)
+    _assert_is(read_embedding(path), VECTORS)
 
 
 def test_diffusers(tmp_path: Path) -> None:
     torch.save({"<cat-toy>": VECTORS[0]}, tmp_path / "learned_embeds.bin")
-    _assert_is(read_embedding(tmp_path / "learned_embeds.bin"), VECTORS[:1], "<cat-toy>")
+    _assert_is(read_embedding(tmp_path / "learned_embeds.bin"), VECTORS[:1])
     save_file({"<cat-toy>": VECTORS.half()}, tmp_path / "learned_embeds.safetensors")
-    _assert_is(read_embedding(tmp_path / "learned_embeds.safetensors"), VECTORS.half().float(), "<cat-toy>")
+    _assert_is(read_embedding(tmp_path / "learned_embeds.safetensors"), VECTORS.half().float())
     second = torch.ones(2, 1280)
     save_file({"<cat-toy>": second}, tmp_path / "learned_embeds_2.safetensors")
-    _assert_is(read_embedding(tmp_path / "learned_embeds_2.safetensors"), second, "<cat-toy>", "text_encoder_2")
+    _assert_is(read_embedding(tmp_path / "learned_embeds_2.safetensors"), second, "text_encoder_2")
 
 
 def test_kohya(tmp_path: Path) -> None:
     save_file({"emb_params": VECTORS}, tmp_path / "a.safetensors")
-    _assert_is(read_embedding(tmp_path / "a.safetensors"), VECTORS, token=None)
+    _assert_is(read_embedding(tmp_path / "a.safetensors"), VECTORS)
 
 
 def test_stable_diffusion_xl(tmp_path: Path) -> None:
@@ -75,6 +74,12 @@ def test_stable_diffusion_xl(tmp_path: Path) -> None:
     embedding = read_embedding(tmp_path / "a.safetensors")
     assert torch.equal(embedding.vectors["text_encoder"], VECTORS)
     assert torch.equal(embedding.vectors["text_encoder_2"], torch.ones(3, 10))
+
+
+def test_two_sets_of_vectors_for_one_encoder_are_refused(tmp_path: Path) -> None:
+    save_file({"clip_g": VECTORS, "t5xxl": VECTORS + 1}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelFileError, match=r"a\.safetensors holds .* one text encoder twice \(clip_g, t5xxl\); get"):
+        read_embedding(tmp_path / "a.safetensors")
 
 
 class _Encoder(json.JSONEncoder):
@@ -112,11 +117,11 @@ def test_pictures(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("sd-ti-embedding", base64.b64encode(data).decode())
     Image.new("RGB", (4, 4)).save(tmp_path / "text.png", pnginfo=info)
-    _assert_is(read_embedding(tmp_path / "text.png"), VECTORS, token=None)
+    _assert_is(read_embedding(tmp_path / "text.png"), VECTORS)
     _picture_with_pixels(data).save(tmp_path / "pixels.png")
-    _assert_is(read_embedding(tmp_path / "pixels.png"), VECTORS, token=None)
+    _assert_is(read_embedding(tmp_path / "pixels.png"), VECTORS)
     _picture_with_pixels(data).save(tmp_path / "pixels.webp", lossless=True)
-    _assert_is(read_embedding(tmp_path / "pixels.webp"), VECTORS, token=None)
+    _assert_is(read_embedding(tmp_path / "pixels.webp"), VECTORS)
 
 
 def test_pictures_without_an_embedding(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from wordbrush.errors import RequestError
+from wordbrush.networks.flux import FluxConfig, FluxTransformer
+from wordbrush.networks.t5 import T5Config, T5Encoder
 from wordbrush.runtime.memory import keep_freed_memory
 from wordbrush.runtime.policy import Runtime
+from wordbrush.runtime.runners import FluxRunner
 
 
 def test_names_and_torch_values_mean_the_same() -> None:
@@ -51,6 +54,25 @@ def test_place_prepares_a_network_for_inference() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.requires_grad
     assert not network.training
+
+
+def test_t5_never_runs_in_float16() -> None:
+    config = T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    for asked, given in (("float16", torch.bfloat16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        network = Runtime.choose("cpu", asked).place(T5Encoder(config))
+        assert {parameter.dtype for parameter in network.parameters()} == {given}
+
+
+def test_flux_reads_its_texts_in_its_own_number_format() -> None:
+    config = FluxConfig(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, pooled_projection_dim=12, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    runner = FluxRunner(Runtime.choose("cpu", "float16").place(FluxTransformer(config)))
+    told = runner.told(torch.ones(1, 5, 16, dtype=torch.bfloat16), torch.ones(1, 12, dtype=torch.float32), None)
+    assert isinstance(told.context, torch.Tensor)
+    assert told.pooled is not None
+    assert told.context.dtype is told.pooled.dtype is torch.float16
 
 
 def test_keeping_memory_says_whether_it_worked() -> None:

@@ -33,14 +33,18 @@ class Output:
         return cls(folder=path, file=None)
 
     def check(self) -> None:
-        """Makes the folder and writes a byte there, so that a folder that cannot be written fails before the painting.
+        """Writes a byte in the folder, so that one that cannot be written fails before the painting.
+
+        A folder that is not there yet is made with the first picture; the byte goes where it will be made.
 
         Raises:
             WorkFailed: it cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".wordbrush-", suffix=".part") as file:
+            place = self.folder
+            while not (place.exists() or place.is_symlink()):
+                place = place.parent
+            with tempfile.NamedTemporaryFile(dir=place, prefix=".wordbrush-", suffix=".part") as file:
                 file.write(b"\0")
         except OSError as error:
             raise WorkFailed(f"cannot write to the folder {str(self.folder)!r}: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ class Group:
     Attributes:
         places: their numbers in the batch.
         programs: of their prompts.
-        length: of their contexts.
+        length: of their contexts; the negative prompt's may have another.
     """
 
     places: tuple[int, ...]
@@ -163,13 +164,17 @@ class Prompted:
         kinds: dict[tuple[int, tuple[float, ...]], list[int]] = {}
         for place, prompt in enumerate(prompts):
             program = programs[prompt]
-            others = self.against.texts(self.counter.steps) if self._turns_away(program.weights) else ()
-            length = self.texts.length((*program.texts(self.counter.steps), *others))
+            length = self.texts.length(program.texts(self.counter.steps))
             kinds.setdefault((length, program.weights), []).append(place)
         return [
             Group(places=tuple(places), programs=tuple(programs[prompts[place]] for place in places), length=length)
             for (length, _), places in kinds.items()
         ]
+
+    @cached_property
+    def _length_against(self) -> int:
+        """How long the contexts of the negative prompt are."""
+        return self.texts.length(self.against.texts(self.counter.steps))
 
     def _turns_away(self, weights: tuple[float, ...]) -> bool:
         """Whether the negative prompt is read at all."""
@@ -187,7 +192,8 @@ class Prompted:
         positive = [row(texts[part].text, length, negative=False) for part in parts for texts in wanted]
         if not self._turns_away(group.weights):
             return positive
-        return [*positive, *[row(self.against.at(step, steps)[0].text, length, negative=True)] * len(wanted)]
+        against = row(self.against.at(step, steps)[0].text, self._length_against, negative=True)
+        return [*positive, *[against] * len(wanted)]
 
     def _following(self, group: Group) -> Denoiser:
         """The guided denoiser of a group: one while its prompts stay as they are, made when a step first needs it."""
@@ -208,7 +214,7 @@ class Prompted:
         bound, pictures, weights = self.bound, len(group.places), group.weights
         if not self._turns_away(weights):
             return bound.denoiser(rows)
-        stacked = bound.denoiser(rows, copies=len(weights) + 1)
+        stacked = self._stacked(group, rows)
         both = batched_pair(stacked) if weights == (1.0,) else composed(stacked, torch.tensor(weights))
         positive = bound.denoiser(rows[:pictures]) if weights == (1.0,) else _first(both)
         if self.scales.image != 1.0 and bound.constants.beside is not None:
@@ -216,6 +222,19 @@ class Prompted:
             both = edited(both, bound.denoiser(rows[-pictures:], constants=unseen), self.scales.image)
             positive = _first(both)
         return classifier_free(positive, both, self.scales.guidance, bound.plan.process, bound.prediction)
+
+    def _stacked(self, group: Group, rows: list[Told]) -> Denoiser:
+        """All rows as one denoiser. Contexts of unlike lengths go through the network apart: padding would be seen."""
+        copies, pictures = len(group.weights), len(group.places)
+        if group.length == self._length_against:
+            return self.bound.denoiser(rows, copies=copies + 1)
+        prompts = self.bound.denoiser(rows[:-pictures], copies=copies)
+        against = self.bound.denoiser(rows[-pictures:])
+
+        def apart(x: Tensor, t: float) -> Tensor:
+            return torch.cat([prompts(x[:-pictures], t), against(x[-pictures:], t)])
+
+        return apart
 
 
 def _first(both: PairDenoiser) -> Denoiser:

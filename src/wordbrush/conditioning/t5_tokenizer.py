@@ -23,8 +23,9 @@ from wordbrush.conditioning.sentencepiece_model import (
     check_scores,
     read_sentencepiece,
 )
-from wordbrush.conditioning.tokenizer import Piece, read_json
+from wordbrush.conditioning.tokenizer import Piece
 from wordbrush.errors import ModelFileError
+from wordbrush.formats.json_file import read_json
 
 WORD_START = "▁"
 EOS, PAD, UNK = _NAMED = "</s>", "<pad>", "<unk>"

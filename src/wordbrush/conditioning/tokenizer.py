@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from wordbrush.errors import ModelFileError
+from wordbrush.formats.json_file import read_json
 
 WORD_END = "</w>"
 
@@ -164,19 +165,6 @@ def _byte_pair_encoder(vocab: dict[str, int], merges: list[tuple[str, str]], spe
     named = dict.fromkeys((special.bos, special.eos, special.pad, special.unk))
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in named])
     return backend
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a tokenizer's folder. Raises `ModelFileError` when it is missing or is something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelFileError(f"the tokenizer file {path} is missing; copy its folder again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"the tokenizer file {path} cannot be read: {error}; copy it again") from error
-    if not isinstance(content, dict):
-        raise ModelFileError(f"the tokenizer file {path} does not hold a JSON object; copy it again")
-    return content
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:

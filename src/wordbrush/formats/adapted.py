@@ -67,6 +67,18 @@ class Adapted:
             self._uses = uses
         return () if self._attached is None else self._attached.matched
 
+    def match(self, uses: Uses) -> Sequence[Match]:
+        """How much of each of these LoRAs fits the networks, without putting them on.
+
+        Raises:
+            ModelFileError: a LoRA does not fit the model.
+        """
+        if not uses:
+            return ()
+        from wordbrush.formats.lora import match
+
+        return match(self._networks, uses)
+
     def restore(self) -> None:
         """Makes the networks what they were when they were read: without LoRAs, and with all their weights."""
         self.use(())

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING
 
 from wordbrush.errors import ModelFileError
 from wordbrush.formats.pickles import read_pickled_header, read_pickled_tensors
-from wordbrush.formats.safetensors_file import Header, read_header, read_tensors
+from wordbrush.formats.safetensors_file import Header, foreign, read_header, read_tensors
 from wordbrush.formats.weight_files import PICKLED
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-# How files begin that are often found in the place of a model -> what they are, and what to do.
-_FOREIGN = (
-    (b"GGUF", "is a GGUF file, which this version does not read; get a .safetensors file"),
-    (b"<", "is a web page, not a model; download it again, logged in if its site asks for that"),
-    (b"\x89PNG", "is a picture, not a model; name it in the prompt if it carries an embedding"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +48,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise ModelFileError(f"there is no file {path}") from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not start:
-        raise ModelFileError(f"{path} is empty; get it again from where it came from")
     pickled = start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
     if not pickled and start[8:] != b"{":  # where the header of a .safetensors file begins
-        for magic, what in _FOREIGN:
-            if start.startswith(magic):
-                raise ModelFileError(f"{path} {what}")
+        if what := foreign(start):
+            raise ModelFileError(f"{path} {what}")
         if path.suffix.lower() in PICKLED:
             raise ModelFileError(f"{path} is not a file that torch.save wrote; get it again from where it came from")
     header = read_pickled_header(path) if pickled else read_header(path)

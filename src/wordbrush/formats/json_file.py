@@ -15,7 +15,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelFileError(f"{path} is missing; the folder is not a whole diffusers model, copy it again") from error
+        raise ModelFileError(f"{path} is missing; its folder is not whole, copy it again") from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

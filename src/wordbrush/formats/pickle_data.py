@@ -111,7 +111,11 @@ _LONGEST_NUMBER = 1024
 
 
 class NotData(Exception):
-    """The pickle is damaged or not what torch writes; the message says how."""
+    """The pickle is damaged or not what torch writes; the message says how, `remedy` what to do."""
+
+    def __init__(self, problem: str, remedy: str = "get it again") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
 class Refused(ModelFileError):

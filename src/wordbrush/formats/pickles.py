@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordbrush.errors import ModelFileError
-from wordbrush.formats.pickle_data import NotData, Refused, Storage, StoredTensor, read_pickle
-from wordbrush.formats.safetensors_file import BITS, Header, TensorInfo
+from wordbrush.formats.pickle_data import NotData, Refused, StoredTensor, read_pickle
+from wordbrush.formats.safetensors_file import BITS, Header, TensorInfo, foreign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,10 @@ _PROTOCOL = 1001
 
 # A description of a tensor takes some hundred bytes, and the largest checkpoints have some thousand tensors.
 _LARGEST_PICKLE = 16 << 20
+
+# No network has so many tensors, lies so deep in a file or has such names; a few bytes could ask for many of each.
+_MOST_TENSORS, _DEEPEST, _LONGEST_NAME = 100_000, 32, 1000
+
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 # What the zip library lets through when a directory is damaged.
@@ -39,9 +43,10 @@ _STATE = "state_dict"
 
 @dataclass(frozen=True)
 class _Content:
-    """A file's data and where its storages lie: key -> (first byte, number of bytes)."""
+    """A file's data, its tensors by name and where its storages lie: key -> (first byte, number of bytes)."""
 
     root: Any
+    tensors: Mapping[str, StoredTensor]
     storages: Mapping[str, tuple[int, int]]
 
 
@@ -57,7 +62,7 @@ def read_pickled_tensors(path: Path, names: Collection[str] | None = None) -> di
         ModelFileError: the file is missing, damaged, not such a file, or would run code when opened as a pickle.
     """
     content = _read(path)
-    found = {name: tensor for name, tensor in _tensors(content) if names is None or name in names}
+    found = {name: tensor for name, tensor in content.tensors.items() if names is None or name in names}
     return _mapped(path, found, content.storages)
 
 
@@ -68,7 +73,7 @@ def read_pickled_header(path: Path) -> Header:
         ModelFileError: as `read_pickled_tensors`.
     """
     content = _read(path)
-    tensors = {name: _info(path, tensor, content.storages) for name, tensor in _tensors(content)}
+    tensors = {name: _info(path, tensor, content.storages) for name, tensor in content.tensors.items()}
     root = content.root if isinstance(content.root, dict) else {}
     metadata = {str(key): str(value) for key, value in root.items() if isinstance(value, str | int | float)}
     return Header(tensors=tensors, metadata=metadata)
@@ -77,11 +82,12 @@ def read_pickled_header(path: Path) -> Header:
 def _read(path: Path) -> _Content:
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-            if start == b"PK\x03\x04":
+            start = file.read(9)
+            if start[:4] == b"PK\x03\x04":
                 return _read_zip(path)
             if start[:1] != b"\x80":
-                raise ModelFileError(f"{path} is not a file that torch.save wrote; get it again from its source")
+                what = foreign(start) or "is not a file that torch.save wrote; get it again from where it came from"
+                raise ModelFileError(f"{path} {what}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
                 return _read_legacy(memory)
     except FileNotFoundError as error:
@@ -94,11 +100,15 @@ def _read(path: Path) -> _Content:
         ) from error
     except ModelFileError:
         raise
-    except (NotData, *_BROKEN_ZIP) as error:
+    except NotData as error:
+        raise ModelFileError(f"{path} cannot be read as a torch checkpoint: {error}; {error.remedy}") from error
+    except _BROKEN_ZIP as error:
         raise ModelFileError(f"{path} cannot be read as a torch checkpoint: {error}; get it again") from error
 
 
 def _read_zip(path: Path) -> _Content:
+    if not zipfile.is_zipfile(path):  # what it looks for is at the end of the file
+        raise NotData("it is cut short")
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         records = {record.filename: record for record in archive.infolist()}
         described = next((name for name in records if name == "data.pkl" or name.endswith("/data.pkl")), None)
@@ -110,14 +120,14 @@ def _read_zip(path: Path) -> _Content:
             raise NotData(f"its pickle of {size} bytes is larger than any description of tensors")
         order = records.get(folder + "byteorder")
         if order is not None and _bytes(file, order) != b"little":
-            raise NotData("its numbers are of another byte order; save it again on a little-endian machine")
+            raise NotData("its numbers are of another byte order", "save it again on a little-endian machine")
         file.seek(start)
         root = read_pickle(io.BytesIO(file.read(size)))
         data = folder + "data/"
         storages = {
             name.removeprefix(data): _place(file, record) for name, record in records.items() if name.startswith(data)
         }
-        return _Content(root, storages)
+        return _Content(root, _tensors(root), storages)
 
 
 def _bytes(file: io.BufferedReader, record: zipfile.ZipInfo) -> bytes:
@@ -129,7 +139,8 @@ def _bytes(file: io.BufferedReader, record: zipfile.ZipInfo) -> bytes:
 def _place(file: io.BufferedReader, record: zipfile.ZipInfo) -> tuple[int, int]:
     """Where the content of a record lies in the file, and how many bytes it has."""
     if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-        raise NotData(f"the record {record.filename[:60]} of its zip is compressed; pack it again without compression")
+        problem = f"the record {record.filename[:60]} of its zip is compressed"
+        raise NotData(problem, "pack it again without compression")
     file.seek(record.header_offset)
     local = file.read(_LOCAL_HEADER.size)
     if len(local) < _LOCAL_HEADER.size or local[:4] != b"PK\x03\x04":
@@ -142,14 +153,20 @@ def _place(file: io.BufferedReader, record: zipfile.ZipInfo) -> tuple[int, int]:
 
 
 def _read_legacy(memory: mmap.mmap) -> _Content:
-    if read_pickle(memory) != _MAGIC:
+    pickles = io.BytesIO(memory[:_LARGEST_PICKLE])
+    if read_pickle(pickles) != _MAGIC:
         raise NotData("it is a pickle, but none that torch.save wrote")
-    protocol, _, root, keys = (read_pickle(memory) for _ in range(4))
+    try:
+        protocol, _, root, keys = (read_pickle(pickles) for _ in range(4))
+    except NotData as error:
+        if pickles.tell() < _LARGEST_PICKLE:
+            raise
+        raise NotData("its pickles are larger than any description of tensors") from error
     if protocol != _PROTOCOL or not isinstance(keys, list):
         raise NotData("it is of an unknown version of torch's form")
-    sizes = {storage.key: storage for storage in _storages(root)}
+    sizes = {tensor.storage.key: tensor.storage for _, tensor in _walk(root)}
     storages: dict[str, tuple[int, int]] = {}
-    place = memory.tell()
+    place = pickles.tell()
     for key in map(str, keys):
         if place + 8 > len(memory):
             raise NotData("it is cut short")
@@ -162,37 +179,45 @@ def _read_legacy(memory: mmap.mmap) -> _Content:
         place += 8 + size
     if place > len(memory):
         raise NotData("it is cut short")
-    return _Content(root, storages)
+    return _Content(root, _tensors(root), storages)
 
 
-def _storages(root: Any) -> Iterator[Storage]:
-    for _, tensor in _walk(root):
-        yield tensor.storage
-
-
-def _tensors(content: _Content) -> Iterator[tuple[str, StoredTensor]]:
-    root = content.root
+def _tensors(root: Any) -> dict[str, StoredTensor]:
     state = root.get(_STATE) if isinstance(root, dict) else None
-    return _walk(state if isinstance(state, dict) else root)
+    return dict(_walk(state if isinstance(state, dict) else root))
 
 
 def _walk(root: Any) -> Iterator[tuple[str, StoredTensor]]:
-    """Every tensor in nested dicts and lists, by the path to it; each container once, as cycles are possible."""
+    """Every tensor in nested dicts and lists, by the path to it; each container once, as cycles are possible.
+
+    Raises:
+        NotData: there are more than any network has.
+    """
     seen: set[int] = set()
-    waiting: list[tuple[str, Any]] = [("", root)]
-    while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, StoredTensor):
+    count = 0
+    levels = [iter([("", root)])]
+    while levels:
+        path, value = next(levels[-1], (None, None))
+        if path is None:
+            levels.pop()
+        elif isinstance(value, StoredTensor):
+            count += 1
+            if count > _MOST_TENSORS:
+                raise NotData(f"it names more than {_MOST_TENSORS} tensors")
             yield path, value
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        elif len(levels) <= _DEEPEST and id(value) not in seen:
             seen.add(id(value))
-            entries = value.items() if isinstance(value, dict) else enumerate(value)
-            inner = [(f"{path}.{key}" if path else str(key), entry) for key, entry in entries if not _is_plain(entry)]
-            waiting.extend(reversed(inner))
+            levels.append(_entries(path, value))
 
 
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, dict | list | tuple | StoredTensor)
+def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What a dict or a list holds that is a tensor or may hold one, by the path to it."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, entry in entries:
+        if isinstance(entry, dict | list | tuple | StoredTensor):
+            name = f"{path}.{key}" if path else str(key)
+            if len(name) <= _LONGEST_NAME:
+                yield name, entry
 
 
 def _info(path: Path, tensor: StoredTensor, storages: Mapping[str, tuple[int, int]]) -> TensorInfo:

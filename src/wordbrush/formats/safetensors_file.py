@@ -24,6 +24,14 @@ LARGEST_HEADER = 100_000_000
 # No tensor of a network has more dimensions, and none that fits on a disk is larger along one of them.
 _MOST_DIMENSIONS, _LARGEST_DIMENSION = 16, 1 << 48
 
+# How files begin that are often found in the place of a model -> what they are, and what to do.
+_FOREIGN = (
+    (b"GGUF", "is a GGUF file, which this version does not read; get a .safetensors file"),
+    (b"<", "is a web page, not a model; download it again, logged in if its site asks for that"),
+    (b"\x89PNG", "is a picture, not a model; name it in the prompt if it carries an embedding"),
+    (b"version ", "is a Git LFS pointer, not a model; fetch the real file with `git lfs pull`"),
+)
+
 # Bits per element, by the format's spelling of a number format.
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
@@ -60,6 +68,13 @@ class Header:
     metadata: dict[str, str]
 
 
+def foreign(start: bytes) -> str | None:
+    """What a file with these first bytes is that is no model, and what to do; None when that is not known."""
+    if not start:
+        return "is empty; get it again from where it came from"
+    return next((what for magic, what in _FOREIGN if start.startswith(magic)), None)
+
+
 def read_header(path: Path) -> Header:
     """Reads and checks the header alone, whatever the file's size.
 
@@ -71,6 +86,8 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             prefix = file.read(9)
             length = struct.unpack("<Q", prefix[:8])[0] if len(prefix) == 9 else 0
+            if prefix[8:] != b"{" and (what := foreign(prefix)):
+                raise ModelFileError(f"{path} {what}")
             if prefix[8:] != b"{" or not 2 <= length <= LARGEST_HEADER:
                 raise ModelFileError(f"{path} is not a safetensors file; {_looks_like(prefix)}")
             if 8 + length > size:
@@ -126,8 +143,6 @@ def _check_offsets(path: Path, spans: list[tuple[int, int]], available: int) -> 
 def _looks_like(prefix: bytes) -> str:
     if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
         return "it looks like a pickled checkpoint; give it the ending .ckpt to have it read as one"
-    if prefix.startswith(b"version"):
-        return "it looks like a Git LFS pointer; fetch the real file with `git lfs pull`"
     return "get the file again from where it came from"
 
 

@@ -46,13 +46,11 @@ class TextualInversion:
 
     Attributes:
         name: what prompts call it: the file's name without its ending, or the name it was opened under.
-        token: the name the file itself gives it; None when it gives none.
         vectors: "text_encoder" or "text_encoder_2" -> (n, D) float32, to take the places of n tokens.
         path: the file.
     """
 
     name: str
-    token: str | None
     vectors: Mapping[str, Tensor]
     path: Path
 
@@ -80,12 +78,13 @@ def from_tensors(path: Path, name: str, tensors: Mapping[str, Tensor]) -> Textua
         ModelFileError: the tensors are no embedding.
     """
     tensors = _of_a1111(tensors)
-    token = None
     if set(tensors) <= set(_ENCODERS) and tensors:
         vectors = {_ENCODERS[key]: tensor for key, tensor in tensors.items()}
+        if len(vectors) < len(tensors):
+            names = ", ".join(sorted(tensors))
+            raise ModelFileError(f"{path} holds vectors for one text encoder twice ({names}); get one that does not")
     elif len(tensors) == 1:
-        key, tensor = next(iter(tensors.items()))
-        token = None if key in ("emb_params", "*") else key
+        tensor = next(iter(tensors.values()))
         vectors = {"text_encoder_2" if tensor.shape[-1:] == (_SECOND_WIDTH,) else "text_encoder": tensor}
     else:
         names = ", ".join(list(tensors)[:3]) or "nothing"
@@ -96,7 +95,7 @@ def from_tensors(path: Path, name: str, tensors: Mapping[str, Tensor]) -> Textua
         if not tensor.isfinite().all():
             raise ModelFileError(f"{path} is damaged: its vectors hold values that are not numbers; get the file again")
         vectors[key] = torch.atleast_2d(tensor.detach()).float()
-    return TextualInversion(name=name, token=token, vectors=vectors, path=path)
+    return TextualInversion(name=name, vectors=vectors, path=path)
 
 
 def _of_a1111(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wordbrush.errors import RequestError
+from wordbrush.networks.t5 import T5Encoder
 from wordbrush.networks.unet import UNet
 from wordbrush.networks.vae import AutoencoderKL
 from wordbrush.runtime.packing import can_be_packed, can_pack
@@ -51,8 +52,15 @@ class Runtime:
         return str(self.dtype).removeprefix("torch.")
 
     def suiting(self, network: nn.Module) -> Runtime:
-        """The same, or in float32 for a VAE that by its own account overflows in float16."""
-        overflows = self.dtype == torch.float16 and isinstance(network, AutoencoderKL) and network.config.force_upcast
+        """The same, or with more range where a network overflows in float16.
+
+        T5 does, and so gets bfloat16; a VAE that does by its own account gets float32.
+        """
+        if self.dtype != torch.float16:
+            return self
+        if isinstance(network, T5Encoder):
+            return replace(self, dtype=torch.bfloat16)
+        overflows = isinstance(network, AutoencoderKL) and network.config.force_upcast
         return replace(self, dtype=torch.float32) if overflows else self
 
     def packs(self, network: nn.Module) -> bool:
@@ -62,10 +70,11 @@ class Runtime:
         return can_pack(self.device, self.dtype) and can_be_packed(network.config)
 
     def place(self, network: M) -> M:
-        """Moves a network where it runs or waits, for inference; each of its weights as `placed` does."""
-        packed = self.packs(network)
+        """Moves a network where it runs or waits, for inference; each weight as `placed` does, in what suits it."""
+        own = self.suiting(network)
+        packed = own.packs(network)
         for tensor in (*network.parameters(), *network.buffers()):
-            tensor.data = self.placed(tensor.data, packed=packed)
+            tensor.data = own.placed(tensor.data, packed=packed)
         return network.eval().requires_grad_(False)
 
     def placed(self, weight: Tensor, *, packed: bool = False) -> Tensor:

@@ -163,7 +163,8 @@ class FluxRunner:
 
     def told(self, context: Tensor, pooled: Tensor | None, time_ids: Tensor | None) -> Told:
         del time_ids
-        return Told(context=context, pooled=pooled)
+        dtype = next(self.transformer.parameters()).dtype  # T5 may have another
+        return Told(context=context.to(dtype), pooled=None if pooled is None else pooled.to(dtype))
 
     def __call__(self, x: Tensor, timestep: float, told: Told, *, copies: int, guidance: float | None) -> Tensor:
         assert isinstance(told.context, Tensor)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wordbrush.errors import ModelFileError
+from wordbrush.errors import ModelFileError, WordbrushError
 from wordbrush.formats.json_file import read_json
 from wordbrush.formats.weights import build, find_weights, read_weights
 from wordbrush.networks.clip import CLIPTextConfig, CLIPTextModel
@@ -100,10 +100,14 @@ def read_network(
     tensors = stored_tensors(place, kind, variant)
     try:
         return build(lambda: CLASSES[kind].make(config), tensors, place, runtime)
-    except ModelFileError:
+    except WordbrushError:
         raise
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ModelFileError(f"{place / 'config.json'}: {error}") from error
+    except (TypeError, AttributeError, RuntimeError) as error:  # a value of the wrong kind, or one that makes no layer
+        raise ModelFileError(
+            f"{place / 'config.json'} is not the config of a {kind}: {error}; copy the file again"
+        ) from error
 
 
 def weight_files(place: Path, kind: str, variant: str | None = None) -> list[Path]:

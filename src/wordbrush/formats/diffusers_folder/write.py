@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -43,7 +44,8 @@ def weights_hash(parts: ModelParts) -> str | None:
 def write_folder(parts: ModelParts, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Writes a folder that diffusers opens with the pipeline class of the model's family; whole or not at all.
 
-    A folder that already holds a model is replaced; one that holds something else is left alone.
+    A folder that already holds a model is replaced; one that holds something else is left alone. Of a link, that is the
+    folder it leads to.
 
     Args:
         dtype: the number format of its weights; None is the one they were read in.
@@ -54,11 +56,12 @@ def write_folder(parts: ModelParts, folder: Path, *, dtype: torch.dtype | None =
     """
     if folder.exists() and not (folder.is_dir() and (_is_empty(folder) or (folder / "model_index.json").exists())):
         raise RequestError(f"{folder} exists and is not a model folder; choose another name")
-    temporary = folder.with_name(f".wordbrush-{secrets.token_hex(8)}.part")
+    place = Path(os.path.realpath(folder))
+    temporary = place.with_name(f".wordbrush-{secrets.token_hex(8)}.part")
     try:
         temporary.mkdir(parents=True)
         _write_parts(parts, temporary, dtype)
-        _replace_folder(temporary, folder)
+        _replace_folder(temporary, place)
     except OSError as error:
         raise WorkFailed(f"cannot write the model to {folder}: {error.strerror or error}") from error
     finally:

@@ -24,14 +24,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wordbrush.formats.lora.attached import Attached, LoraUse, Match, attach
+    from wordbrush.formats.lora.attached import Attached, LoraUse, Match, attach, match
     from wordbrush.formats.lora.read import LoraFile, read_lora
     from wordbrush.formats.lora.summary import LoraSummary, summarise
 
-__all__ = ["Attached", "LoraFile", "LoraSummary", "LoraUse", "Match", "attach", "read_lora", "summarise"]
+__all__ = ["Attached", "LoraFile", "LoraSummary", "LoraUse", "Match", "attach", "match", "read_lora", "summarise"]
 
 _HOMES = {
-    "Attached": "attached", "LoraUse": "attached", "Match": "attached", "attach": "attached",
+    "Attached": "attached", "LoraUse": "attached", "Match": "attached", "attach": "attached", "match": "attached",
     "LoraFile": "read", "read_lora": "read",
     "LoraSummary": "summary", "summarise": "summary",
 }  # fmt: skip

@@ -124,14 +124,28 @@ def attach(networks: Mapping[str, nn.Module], uses: Sequence[LoraUse]) -> Attach
     matched, effects = [], []
     for use in uses:
         found = fit(use.file, model)
-        total = sum(len(keys) for keys in use.file.keys.values())
-        matched.append(Match(file=use.file, matched=sum(len(one.keys) for one in found), total=total))
+        matched.append(_match(use.file, found))
         for one in found:
             strength = use.unet if one.network in DENOISERS else use.text
             if strength != 0:
                 effects.append(_Effect(use.file, one, strength))
     weights = list(_weights(model.networks, effects))
     return Attached(tuple(matched), list(model.networks.values()), weights)
+
+
+def match(networks: Mapping[str, nn.Module], uses: Sequence[LoraUse]) -> tuple[Match, ...]:
+    """How much of each file would find its place; the networks stay as they are. As `attach` otherwise.
+
+    Raises:
+        ModelFileError: a file does not fit the model in every key.
+    """
+    model = Model(networks)
+    return tuple(_match(use.file, fit(use.file, model)) for use in uses)
+
+
+def _match(file: LoraFile, found: Sequence[Fitted]) -> Match:
+    total = sum(len(keys) for keys in file.keys.values())
+    return Match(file=file, matched=sum(len(one.keys) for one in found), total=total)
 
 
 def _weights(networks: Mapping[str, nn.Module], effects: Sequence[_Effect]) -> Iterator[_Weight]:

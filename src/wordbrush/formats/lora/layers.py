@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ class AdapterConfig:
 
     Attributes:
         rank, alpha: of every layer without a pattern.
-        rank_pattern, alpha_pattern: the exceptions.
+        rank_pattern, alpha_pattern: the exceptions, by the end of a name from a dot on.
         rooted: divide alpha by the root of the rank (Kalajdzievski 2023, rsLoRA).
     """
 
@@ -33,7 +34,7 @@ class AdapterConfig:
         """Reads PEFT's config, of a LoRA or of a LoHa or LoKr, which calls alpha plainly so.
 
         Raises:
-            ValueError: a value is missing or of the wrong kind.
+            ValueError: a value is missing or of the wrong kind, or a pattern is more than the end of a name.
         """
         rank = values.get("r", 8)
         alpha = values.get("lora_alpha", values.get("alpha", 8))
@@ -44,7 +45,8 @@ class AdapterConfig:
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
                 raise ValueError(f"{number!r} is neither a rank nor an alpha")
         rooted = bool(values.get("use_rslora"))
-        return cls(rank=rank, alpha=alpha, rank_pattern=patterns[0], alpha_pattern=patterns[1], rooted=rooted)
+        ranks, alphas = map(_by_end, patterns)
+        return cls(rank=rank, alpha=alpha, rank_pattern=ranks, alpha_pattern=alphas, rooted=rooted)
 
     def scale(self, layer: str) -> float:
         """What ΔW of this layer is multiplied by."""
@@ -52,10 +54,20 @@ class AdapterConfig:
         return _exception(self.alpha_pattern, layer, self.alpha) / (math.sqrt(rank) if self.rooted else rank)
 
 
-def _exception(pattern: Mapping[str, float], layer: str, otherwise: float) -> float:
-    # PEFT reads these as regular expressions; what is written into files are plain ends of names, at most with a ^.
-    for end, value in pattern.items():
-        end = end.removeprefix("^")
+def _by_end(pattern: Mapping[str, float]) -> dict[str, float]:
+    # PEFT runs these as regular expressions, of which one from a file may take for ever. What is written into files are
+    # plain ends of names, at most anchored or with the dots escaped; the first that fits counts.
+    ends: dict[str, float] = {}
+    for text, value in pattern.items():
+        end = text.removeprefix("^").removesuffix("$").replace(r"\.", ".")
+        if not re.fullmatch(r"[\w.-]+", end):
+            raise ValueError(f"its pattern {text[:60]!r} is not the end of a layer's name")
+        ends.setdefault(end, value)
+    return ends
+
+
+def _exception(ends: Mapping[str, float], layer: str, otherwise: float) -> float:
+    for end, value in ends.items():
         if layer == end or layer.endswith(f".{end}"):
             return value
     return otherwise

@@ -218,8 +218,9 @@ class Change:
         missing = prod(shape[1:]) - columns
         if rows != shape[0] or missing < 0 or (missing and not (pads and missing % prod(shape[2:]) == 0)):
             return f"it makes {rows} × {columns} numbers, the layer has {shape[0]} × {prod(shape[1:])}"
-        if self.magnitude is not None and _magnitude_axis(self.magnitude, shape) is None:
-            return f"its {self.magnitude.numel()} magnitudes fit neither side of {shape[0]} × {prod(shape[1:])} numbers"
+        known = (*shape[:1], columns // prod(shape[2:]), *shape[2:]) if len(shape) > 1 else shape
+        if self.magnitude is not None and _magnitude_axis(self.magnitude, known) is None:
+            return f"its {self.magnitude.numel()} magnitudes fit neither side of {rows} × {columns} numbers"
         return None
 
     def delta(self, weight: Tensor, *, pads: bool = False) -> Tensor:
@@ -237,10 +238,11 @@ class Change:
         like = torch.empty(0, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
         matrix = self.rule.matrix(like)
         change = (matrix if self.scale == 1 else matrix * self.scale).reshape(len(weight), -1, *weight.shape[2:])
+        if self.magnitude is not None:  # learnt of the channels it knows
+            change = _decomposed(weight[:, : change.shape[1]].to(like), change, self.magnitude.to(like))
         if weight.ndim > 1 and (missing := weight.shape[1] - change.shape[1]):
             change = F.pad(change, (0, 0) * (weight.ndim - 2) + (0, missing))
-        change = change.reshape(weight.shape)
-        return change if self.magnitude is None else _decomposed(weight.to(like), change, self.magnitude.to(like))
+        return change.reshape(weight.shape)
 
     def equals(self, other: Change) -> bool:
         """Whether both are the same rule with the same numbers."""
