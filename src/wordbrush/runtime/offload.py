@@ -207,6 +207,7 @@ def groups(name: str, network: nn.Module, *, divided: bool) -> Iterator[list[nn.
 
 def plan_for(networks: Mapping[str, nn.Module], runtime: Runtime, wanted: str) -> Plan:
     """`plan_offload` for these networks on the runtime's device, by what that has free now."""
+    free = free_memory(runtime.device)
     sizes, largest = {}, 0
     for name, network in networks.items():
         itemsize = runtime.suiting(network).dtype.itemsize
@@ -214,7 +215,7 @@ def plan_for(networks: Mapping[str, nn.Module], runtime: Runtime, wanted: str) -
         for modules in groups(name, network, divided=True):
             numbers = sum(tensor.numel() for module in modules for tensor in own_tensors(module))
             largest = max(largest, itemsize * numbers)
-    return plan_offload(sizes, largest, free_memory(runtime.device), wanted)
+    return plan_offload(sizes, largest, free, wanted)
 
 
 def _gigabytes(size: int) -> str:
