@@ -129,8 +129,13 @@ def test_not_a_number_stops_with_the_step_named(recipe_file: Path, tmp_path: Pat
     run = trainer(recipe_file, tmp_path / "run")
     run.save()
     kept = (tmp_path / "run/checkpoint.pt").read_bytes()
-    with pytest.raises(WorkFailed, match="step 0"):
-        run._train_step({"images": torch.full((2, 3, 32, 32), math.nan)})
+    run._train_step({"images": torch.full((2, 3, 32, 32), math.nan)})
+    with pytest.raises(WorkFailed, match="step 0"):  # seen before anything is saved
+        run.save()
+    run = trainer(recipe_file, tmp_path / "run")
+    run._train_step({"images": torch.full((2, 3, 32, 32), math.nan)})
+    with pytest.raises(WorkFailed, match="step 0"):  # or by the next step
+        run._train_step(run.task.batch(1))
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == kept
 
 

@@ -17,6 +17,7 @@ from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.training.clip import CLIPTask
 from wordbrush.training.denoiser import DenoiserTask
+from wordbrush.training.latents import training_scene
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task, train
 
@@ -111,10 +112,9 @@ def test_denoiser_loss_by_hand(workshop: Path) -> None:
         task.network.conv_out.weight.zero_()
         task.network.conv_out.bias.zero_()
     batch = task.batch(0)
-    loss, _ = task.loss(batch, 0, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
-    timesteps = task.timesteps(4, generator)
-    eps = torch.randn(batch["latents"].shape, generator=generator)
+    loss, _ = task.loss(batch, 0, torch.Generator())
+    timesteps, eps = batch["timesteps"], batch["eps"]
+    assert eps.std().item() == pytest.approx(1.0, abs=0.05)
     alpha = (task.alpha_bar[timesteps].sqrt()).float().view(-1, 1, 1, 1)
     sigma = (1 - task.alpha_bar[timesteps]).sqrt().float().view(-1, 1, 1, 1)
     assert loss.item() == pytest.approx(((alpha * eps - sigma * batch["latents"]) ** 2).mean().item(), rel=1e-5)
@@ -141,6 +141,27 @@ def test_denoiser_data_is_a_function_of_the_step(workshop: Path) -> None:
     assert not torch.equal(first_pass, second_pass)  # another order of ...
     keys = [sorted(row.flatten()[:3].tolist() for row in part) for part in (first_pass, second_pass)]
     assert keys[0] == keys[1]  # ... the same scenes
+
+
+def test_worker_processes_draw_the_same_data(workshop: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(workshop / "denoiser.yaml")
+    assert isinstance(recipe, Recipe)
+    alone, helped = task_of(workshop, "denoiser"), build_task(recipe, tmp_path, workers=2)
+    try:
+        for step in (0, 5, 6):  # the last is in the second window
+            one, other = alone.batch(step), helped.batch(step)
+            assert all(torch.equal(one[key], other[key]) for key in one)
+    finally:
+        helped.close()
+
+
+def test_kinds_take_their_share_of_the_scenes(workshop: Path) -> None:
+    train_part = task_of(workshop, "denoiser").train
+    shaped = train_part.model_copy(update={"kinds": {"position": 0.4, "counting": 0.2}})
+    drawn = [training_scene(1, shaped, index).kind for index in range(600)]
+    usual = [training_scene(1, train_part, index).kind for index in range(600)]
+    assert drawn.count("position") / 600 == pytest.approx(0.4 + 0.4 * usual.count("position") / 600, abs=0.06)
+    assert drawn.count("counting") / 600 == pytest.approx(0.2 + 0.4 * usual.count("counting") / 600, abs=0.06)
 
 
 def test_text_encoder_starts_as_clips_and_trains_along(workshop: Path) -> None:

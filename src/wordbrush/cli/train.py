@@ -26,6 +26,13 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Processes that draw data.", show_default="none on a CPU"),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks first: a minute, then faster steps on a GPU.")
+    ] = False,
 ) -> None:
     """Trains what a recipe describes. Stop it at any moment: the same command again goes on where it was."""
     from wordbrush.training.run import train as run
@@ -41,7 +48,16 @@ def train(
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         until = None if minutes is None else 60 * minutes
-        folder = run(recipe, output, device=device, until=until, stop=stop, log=lambda line: typer.echo(line, err=True))
+        folder = run(
+            recipe,
+            output,
+            device=device,
+            workers=workers,
+            compiled=compiled,
+            until=until,
+            stop=stop,
+            log=lambda line: typer.echo(line, err=True),
+        )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

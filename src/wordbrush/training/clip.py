@@ -61,6 +61,9 @@ class CLIPTask:
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         return loss, {"retrieval": (logits.argmax(1) == own).float().mean(), "scale": scale.detach()}
 
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `clip/`, which transformers' CLIPModel opens."""
         write_network(

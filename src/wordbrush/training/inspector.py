@@ -227,6 +227,9 @@ class InspectorTask:
         }
         return presence + kind + colour + place + 0.5 * ground, figures
 
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `inspector/` in float16, as it is shipped."""
         write_network(

@@ -42,6 +42,9 @@ class Task(Protocol):
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes the trained networks (running averages by module name) as model folders."""
 
+    def close(self) -> None:
+        """Ends whatever the task started in the background."""
+
 
 def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:
     """Linear warm-up, the full rate, then a half cosine down to `final` times it."""
@@ -67,14 +70,18 @@ class Trainer:
         folder: Path,
         *,
         device: torch.device | None = None,
+        compiled: bool = False,
         log: Callable[[str], None] = print,
     ) -> None:
-        """`device`: where the networks live; the CPU unless given."""
+        """`device`: where the networks live; the CPU unless given. `compiled`: by torch.compile, when first used."""
         self.recipe, self.task, self.folder, self.log = recipe, task, folder, log
         self.device = device or torch.device("cpu")
         for module in task.modules.values():
             module.to(self.device)
+            if compiled:
+                module.compile()
         self.step = 0
+        self.unchecked: tuple[int, Tensor, Tensor] | None = None  # the last step's number, loss and norm
         self.seconds = 0.0
         self.optimiser = OptimiserPair(task.modules, recipe.optimiser)
         self.averaged = {
@@ -119,6 +126,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the checkpoint beside the old one, then takes its place: a full disk leaves the old one."""
+        self._check()
         state = {
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
             "averaged": self.averaged,
@@ -155,14 +163,32 @@ class Trainer:
             loss, figures = self.task.loss(batch, self.step, step_generator(self.recipe.seed, self.step))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.optimiser.clip)
-        if not torch.isfinite(loss) or not torch.isfinite(norm):
-            raise WorkFailed(
-                f"the loss became {loss.item()} at step {self.step}; the last checkpoint is kept: lower the rate"
-            )
+        self._check()
+        self.unchecked = self.step, loss.detach(), norm
         self.optimiser.step()
         self.step += 1
         self._average()
         return {"loss": loss.detach(), "norm": norm, **figures}
+
+    def _check(self) -> None:
+        """Looks at the last step's loss: a step late, since looking waits for the device; but before anything is saved.
+
+        Raises WorkFailed when it is no number.
+        """
+        if self.unchecked is None:
+            return
+        step, loss, norm = self.unchecked
+        self.unchecked = None
+        if not torch.isfinite(loss) or not torch.isfinite(norm):
+            raise WorkFailed(
+                f"the loss became {loss.item()} at step {step}; the last checkpoint is kept: lower the rate"
+            )
+
+    def _batch(self, step: int) -> Batch:
+        batch = self.task.batch(step)
+        if self.device.type == "cuda":  # only from pinned memory are copies made while the device computes
+            return {key: value.pin_memory() for key, value in batch.items()}
+        return batch
 
     def run(
         self, until: float | None = None, stop: threading.Event | None = None
@@ -175,13 +201,13 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         count = 0
         with ThreadPoolExecutor(1) as loader:
-            coming = [loader.submit(self.task.batch, self.step + ahead) for ahead in range(2)]
+            coming = [loader.submit(self._batch, self.step + ahead) for ahead in range(2)]
             while self.step < self.recipe.steps and not (stop is not None and stop.is_set()):
                 if until is not None and time.monotonic() - started >= until:
                     break
                 mark = time.monotonic()
                 batch = coming.pop(0).result()
-                coming.append(loader.submit(self.task.batch, self.step + 2))
+                coming.append(loader.submit(self._batch, self.step + 2))
                 waited = time.monotonic() - mark
                 figures = self._train_step(batch) | {"wait": torch.tensor(waited)}
                 self.seconds += time.monotonic() - mark

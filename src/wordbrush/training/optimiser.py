@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wordbrush.training.muon import Muon
 from wordbrush.training.recipe import Optimiser
 
 # First and last layers, embeddings and gains are not hidden matrices: orthogonal updates harm them (Jordan 2024).
@@ -24,8 +25,7 @@ def _as_matrix(weight: Tensor) -> Tensor:
 class OptimiserPair:
     """AdamW and, if the recipe says so, Muon, stepped as one.
 
-    Muon's rate is scaled so that its updates are as large as AdamW's (Liu 2025, "Muon is scalable", eq. 4): one
-    learning rate serves both.
+    Muon's updates are as large as AdamW's (Liu 2025, "Muon is scalable", eq. 4): one learning rate serves both.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], recipe: Optimiser) -> None:
@@ -50,13 +50,7 @@ class OptimiserPair:
         self.adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
         self.pairs = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in hidden]
         self.muon = (
-            torch.optim.Muon(
-                [matrix for _, matrix in self.pairs],
-                lr=recipe.learning_rate,
-                weight_decay=recipe.weight_decay,
-                momentum=0.95,
-                adjust_lr_fn="match_rms_adamw",
-            )
+            Muon([matrix for _, matrix in self.pairs], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
             if self.pairs
             else None
         )

@@ -87,6 +87,9 @@ class DenoiserRecipe(_Strict):
     uniform_times: float = Field(
         0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise"
     )
+    kinds: dict[Literal["single", "colour", "two", "position", "binding", "counting", "several"], float] = Field(
+        default_factory=dict, description="part of the scenes that is of a kind for certain; the rest is the usual mix"
+    )
     window: int = Field(20_000, ge=1, description="scenes encoded at a time")
     passes: int = Field(4, ge=1, description="how often each window is trained on, with new captions each time")
 

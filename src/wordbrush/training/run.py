@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,8 +27,11 @@ from wordbrush.training.recipe import (
 )
 
 
-def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None) -> Task:
-    """The task of a recipe, its networks freshly initialised; `folder` is where it may keep what it computes once."""
+def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None, *, workers: int = 0) -> Task:
+    """The task of a recipe, its networks freshly initialised.
+
+    `folder` is where it may keep what it computes once; `workers` processes draw its data, where a task can use them.
+    """
     match recipe.train:
         case VAERecipe() as train:
             from wordbrush.training.vae import VAETask
@@ -40,7 +44,7 @@ def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None)
         case DenoiserRecipe() as train:
             from wordbrush.training.denoiser import DenoiserTask
 
-            return DenoiserTask(recipe, train, folder, device)
+            return DenoiserTask(recipe, train, folder, device, workers=workers)
         case InspectorRecipe() as train:
             from wordbrush.training.inspector import InspectorTask
 
@@ -66,13 +70,16 @@ def train(
     folder: Path,
     *,
     device: str = "auto",
+    workers: int | None = None,
+    compiled: bool = False,
     until: float | None = None,
     stop: threading.Event | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
     """Carries out a recipe into `folder`; the same call again resumes.
 
-    It ends early, saved and exported, after `until` seconds or once `stop` is set.
+    It ends early, saved and exported, after `until` seconds or once `stop` is set. `workers`: processes that draw data;
+    none given, as many as there are cores to spare where a GPU trains, and none on a CPU, whose cores train.
 
     Raises:
         RequestError: the recipe is wrong, a folder that it names is missing, or there is no such device.
@@ -83,18 +90,22 @@ def train(
         return build(recipe, folder)
     place = Runtime.choose(device).device
     try:
-        task = build_task(recipe, folder, place)
+        spare = max(1, (os.cpu_count() or 1) - 2) if place.type == "cuda" else 0
+        task = build_task(recipe, folder, place, workers=spare if workers is None else workers)
     except FileNotFoundError as error:
         raise RequestError(f"{error.filename} does not exist; run the recipe that makes it first") from error
-    trainer = Trainer(recipe, task, folder, device=place, log=log)
+    trainer = Trainer(recipe, task, folder, device=place, compiled=compiled, log=log)
     curve = Curve(folder / "curve.csv", upto=trainer.step)
-    started, first = time.monotonic(), trainer.step
-    for step, figures in trainer.run(until, stop):
-        rate = (step - first) * recipe.batch / (time.monotonic() - started)
-        left = (recipe.steps - step) * recipe.batch / rate
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        log(f"{recipe.name}: step {step}/{recipe.steps}  {shown}  {rate:.1f} pictures/s  {left / 60:.0f} min left")
-        curve.add({"step": step, "seconds": round(trainer.seconds)} | {k: round(v, 5) for k, v in figures.items()})
+    try:
+        started, first = time.monotonic(), trainer.step
+        for step, figures in trainer.run(until, stop):
+            rate = (step - first) * recipe.batch / (time.monotonic() - started)
+            left = (recipe.steps - step) * recipe.batch / rate
+            shown = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+            log(f"{recipe.name}: step {step}/{recipe.steps}  {shown}  {rate:.1f} pictures/s  {left / 60:.0f} min left")
+            curve.add({"step": step, "seconds": round(trainer.seconds)} | {k: round(v, 5) for k, v in figures.items()})
+    finally:
+        task.close()
     trainer.task.export(folder, trainer.averaged)
     return folder
 

@@ -90,6 +90,9 @@ class VAETask:
         figures = {"kl": kl.detach()} if half else {"kl": kl.detach(), "l1": l1.detach() * 1.0}
         return loss, figures
 
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `vae/`; latents of scenes are brought to zero mean and unit variance, channel by channel.
 
