@@ -17,7 +17,7 @@ from torch import Tensor
 import wordbrush
 from wordbrush import GenerationRequest, ModelFileError, Pipeline, RequestError, WorkFailed
 from wordbrush.conditioning import prompted as prompted_module
-from wordbrush.request import SAMPLER_NAMES, SCHEDULE_NAMES
+from wordbrush.request_fields import SAMPLER_NAMES, SCHEDULE_NAMES
 
 PROMPT = "a fox on a blue background"
 

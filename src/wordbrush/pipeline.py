@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -31,9 +31,10 @@ from wordbrush.formats.by_name import LoraShelf, NamedEmbeddings, loras_in
 from wordbrush.formats.diffusers_folder import weights_hash, write_folder
 from wordbrush.formats.open import open_model
 from wordbrush.formats.parts import ModelParts
+from wordbrush.formats.single_file.configs import VAES
 from wordbrush.metadata import Origin
-from wordbrush.networks.vae import AutoencoderKL
-from wordbrush.request import GenerationRequest
+from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
+from wordbrush.request import GenerationRequest, RequestFields
 from wordbrush.runtime.batching import Constants, rows_per_call
 from wordbrush.runtime.codec import Codec
 from wordbrush.runtime.offload import Offload, plan_for
@@ -152,35 +153,12 @@ class Pipeline:
         self._shelf = LoraShelf()
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> Autoencoder:
         """The autoencoder, where the codec runs it."""
         return self.codec.vae
 
-    def __call__(  # noqa: PLR0913  the public contract: each keyword is a field of the request
-        self,
-        prompt: str | Sequence[str] | GenerationRequest,
-        *,
-        negative_prompt: str = "",
-        seed: int | None = None,
-        count: int = 1,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_rescale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        true_guidance: float | None = None,
-        image_guidance: float | None = None,
-        sampler: str | None = None,
-        schedule: str | None = None,
-        timesteps: Sequence[int] | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        image: Any = None,
-        strength: float | None = None,
-        mask: Any = None,
-        latents: Any = None,
-        loras: Sequence[Any] = (),
-        clip_skip: int | None = None,
-        emphasis: str = "original",
+    def __call__(
+        self, prompt: str | Sequence[str] | GenerationRequest, **fields: Unpack[RequestFields]
     ) -> GenerationResult:
         """Paints. The keywords are the fields of `GenerationRequest`; None means the model's own default.
 
@@ -189,15 +167,7 @@ class Pipeline:
             ModelFileError: a LoRA or embedding that it names is not there, or does not fit the model.
             WorkFailed: the network gave numbers that are not finite.
         """
-        options = {
-            "negative_prompt": negative_prompt, "seed": seed, "count": count, "steps": steps, "guidance": guidance,
-            "guidance_rescale": guidance_rescale, "guidance_interval": guidance_interval,
-            "true_guidance": true_guidance, "image_guidance": image_guidance, "sampler": sampler,
-            "schedule": schedule, "timesteps": timesteps, "width": width, "height": height, "image": image,
-            "strength": strength, "mask": mask, "latents": latents, "loras": tuple(loras), "clip_skip": clip_skip,
-            "emphasis": emphasis,
-        }  # fmt: skip
-        request = self.fill(_as_request(prompt, options))
+        request = self.fill(_as_request(prompt, dict(fields)))
         notes = self.notes(request)
         images, latents = [], []
         for start, stop in self.batches(request, request.pictures):
@@ -316,6 +286,8 @@ class Pipeline:
         """The network as a guided function of (x, t) that follows the request's prompts, with its LoRAs."""
         parts, told = self.parts, self.parts.tells_guidance
         encode_raw = partial(self.codec.encode, scaled=False)
+        if isinstance(parts.vae, TinyAutoencoder):  # its latents have the scale of the large VAE already
+            encode_raw = partial(_unscaled, self.codec, VAES[parts.family]["scaling_factor"])
         beside = canvas.seen(parts.picture_input, self.codec.encode, encode_raw, packed=parts.unet is None)
         uses = self._uses(request)
         bound = Bound(
@@ -356,15 +328,16 @@ class Pipeline:
         return torch.from_numpy(request.latents.array().copy())
 
 
-def _as_request(prompt: str | Sequence[str] | GenerationRequest, options: dict[str, Any]) -> GenerationRequest:
+def _unscaled(codec: Codec, scale: float, images: Tensor) -> Tensor:
+    """Latents as the large VAE of a model's family gives them, from a codec that only knows them scaled."""
+    return codec.encode(images) / scale
+
+
+def _as_request(prompt: str | Sequence[str] | GenerationRequest, fields: dict[str, Any]) -> GenerationRequest:
     if not isinstance(prompt, GenerationRequest):
-        return GenerationRequest.from_dict(options | {"prompt": prompt})
-    blank = GenerationRequest(prompt="")
-    given = [
-        name for name, value in options.items() if value is not getattr(blank, name) and value != getattr(blank, name)
-    ]
-    if given:
-        raise RequestError(f"{', '.join(given)} given beside a whole request; put it into the request")
+        return GenerationRequest.from_dict({"prompt": prompt} | fields)
+    if fields:
+        raise RequestError(f"{', '.join(fields)} given beside a whole request; put it into the request")
     return prompt
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import wordbrush
 from wordbrush import GenerationRequest, ModelFileError, Pipeline, RequestError
 from wordbrush.formats import adapted
-from wordbrush.request import Lora
+from wordbrush.request_fields import Lora
 from wordbrush.runtime.policy import Runtime
 
 PROMPT = "a fox on a blue background"

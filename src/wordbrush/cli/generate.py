@@ -15,7 +15,8 @@ import typer
 from wordbrush.cli import console, options
 from wordbrush.cli.output import Output
 from wordbrush.errors import RequestError, WordbrushError
-from wordbrush.request import GenerationRequest, Lora
+from wordbrush.request import GenerationRequest
+from wordbrush.request_fields import Lora
 
 if TYPE_CHECKING:
     from PIL import Image

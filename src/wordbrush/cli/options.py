@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wordbrush.errors import RequestError
-from wordbrush.request import EMPHASIS_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES
+from wordbrush.request_fields import EMPHASIS_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES
 
 Model = Annotated[
     str | None,

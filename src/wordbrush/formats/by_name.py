@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wordbrush.conditioning.prompt.program import PromptProgram
 from wordbrush.formats.library import Library
-from wordbrush.request import Lora
+from wordbrush.request_fields import Lora
 
 if TYPE_CHECKING:
     from wordbrush.formats.lora import LoraFile, LoraUse

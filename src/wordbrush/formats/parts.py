@@ -12,9 +12,9 @@ from torch import nn
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.diffusion.plan import SamplingConfig
 from wordbrush.networks.clip import CLIPTextModel
+from wordbrush.networks.tiny_vae import Autoencoder
 from wordbrush.networks.unet import UNet
-from wordbrush.networks.vae import AutoencoderKL
-from wordbrush.request import ModelDefaults
+from wordbrush.request_fields import ModelDefaults
 
 if TYPE_CHECKING:  # only FLUX has these
     from wordbrush.conditioning.t5_tokenizer import T5Tokenizer
@@ -53,7 +53,7 @@ class ModelParts:
     family: str
     unet: UNet | None = None
     transformer: FluxTransformer | None = None
-    vae: AutoencoderKL
+    vae: Autoencoder
     text_encoder: CLIPTextModel | None = None
     text_encoder_2: CLIPTextModel | T5Encoder | None = None
     tokenizer: ClipTokenizer | None = None

@@ -1,7 +1,7 @@
 """Muon (Jordan 2024): momentum whose matrices are orthogonalised; all matrices of one shape at a time.
 
-PyTorch's own `torch.optim.Muon`, which this equals (a test holds them together), steps matrix by matrix: two thousand small
-kernels for a small U-Net, which a GPU takes longer to be told than to do.
+PyTorch's own `torch.optim.Muon`, which this equals (a test holds them together), steps matrix by matrix: two thousand
+small kernels for a small U-Net, which a GPU takes longer to be told than to do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon steps matrices; this parameter has the shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002  PyTorch's signature
         """Moves every matrix that has a gradient."""
         for group in self.param_groups:
             matrices = [parameter for parameter in group["params"] if parameter.grad is not None]
