@@ -25,6 +25,9 @@ _KERNELS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weig
 _TOKENS = 128
 _SIDE = 16
 
+# Sums of products no longer than this were never cut into pieces by the kernels for AMX.
+_LONGEST_SUM = 448
+
 # An upsampled row and the two beside it come from two rows of the small map. For rows 2i (first) and 2i + 1 (second):
 # which of the kernel's three taps fall on the upper, and which on the lower of the two.
 _TAPS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
@@ -71,6 +74,10 @@ class PackedConv:
         """Returns conv(x) + other, rounded once."""
         return self._run_plus(x, other, self.geometry)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """The exact GELU of the layer's output, in the same kernel."""
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "gelu", [], "none")
+
     def strip(self, x: Tensor) -> Tensor:
         """As a call, but what lies above and below is part of x: no rows are padded."""
         return self._run(x, self.bias, self._of_strips)
@@ -92,27 +99,55 @@ class PackedConv:
 
 
 class PackedLinear:
-    """x @ weightᵀ + bias; weight: (C', C) or a 1×1 convolution's (C', C, 1, 1)."""
+    """x @ weightᵀ + bias; weight: (C', C) or a 1×1 convolution's (C', C, 1, 1).
+
+    oneDNN's linear kernels for AMX cut a long sum into pieces when there are few rows, so a row's bits would depend on
+    the others. Its convolutions do not: there, long sums are 1×1 convolutions, a tenth to a third slower.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        weight = weight.detach().flatten(1)
         self.bias = None if bias is None else bias.detach().contiguous()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().flatten(1).contiguous(), _TOKENS)
+        self._wide: PackedConv | None = None
+        if weight.shape[1] > _LONGEST_SUM and weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+            conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
+            conv.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+            conv.bias = None if self.bias is None else nn.Parameter(self.bias, requires_grad=False)
+            self._wide = PackedConv(conv)
+        else:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TOKENS)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (..., C)."""
+        if self._wide is not None:
+            return _rows(self._wide(_column(x)), like=x)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
         """The exact GELU of the layer's output, in the same kernel."""
+        if self._wide is not None:
+            return _rows(self._wide.gelu(_column(x)), like=x)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """Returns linear(x) + other, rounded once."""
+        if self._wide is not None:
+            return _rows(self._wide.plus(_column(x), _column(other)), like=x)
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
 
     def plain(self) -> Tensor:
         """The weight as it was before packing, bit by bit; of a 1×1 convolution, (C', C)."""
-        return self.weight.to_dense()
+        return self.weight.to_dense() if self._wide is None else self._wide.plain().flatten(1)
+
+
+def _column(x: Tensor) -> Tensor:
+    """(..., C) as a feature map of one column, (1, C, rows, 1), channels last."""
+    return x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor, *, like: Tensor) -> Tensor:
+    """(1, C', rows, 1) as (..., C')."""
+    return x.permute(0, 2, 3, 1).reshape(*like.shape[:-1], x.shape[1])
 
 
 def packed_linear(layer: nn.Module) -> PackedLinear:
