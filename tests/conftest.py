@@ -35,9 +35,13 @@ _SENTENCES = (
 @pytest.fixture(scope="session")
 def tiny_tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with vocab.json and merges.txt of a small byte-level BPE in CLIP's manner."""
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Fills the folder of `tiny_tokenizer_files`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    folder = tmp_path_factory.mktemp("tokenizer")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     backend.pre_tokenizer = pre_tokenizers.Sequence(

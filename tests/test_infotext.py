@@ -33,12 +33,25 @@ def test_written_as_the_web_ui_writes_it() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("schedule", ["karras", "normal", "ays"])
 def test_reads_what_it_wrote(sampler: str, schedule: str) -> None:
+    prompt = '狐 "quoted", <lora:x:1>: {a}\nsecond line'  # the words of a picture: braces in them are no alternatives
     request = GenerationRequest(
-        prompt='狐 "quoted", <lora:x:1>: {a}\nsecond line', negative_prompt="näh\nno", model="a, b: c", seed=2**50,
+        prompt=prompt, written=prompt, negative_prompt="näh\nno", model="a, b: c", seed=2**50,
         steps=3, guidance=0.1, guidance_rescale=0.7, guidance_interval=(0.25, 0.9), sampler=sampler, schedule=schedule,
         width=64, height=32,
     )  # fmt: skip
     assert GenerationRequest.from_infotext(request.to_infotext()) == request
+
+
+@pytest.mark.parametrize("written", [None, "a __thing__", 'a {fox|"cat", 2}\nb', ("a __thing__",)])
+def test_what_was_written_survives(written: str | tuple[str, ...] | None) -> None:
+    request = GenerationRequest(
+        prompt="a fox", model="m", seed=1, steps=3, guidance=2.0, sampler="ddim", schedule="karras", width=8, height=8,
+        preset="fast", styles=("sepia", "a, b"), written=written,
+    )  # fmt: skip
+    found = read_infotext(request.to_infotext())
+    assert found.fields.get("written") == (written[0] if isinstance(written, tuple) else written)
+    assert found.ignored == {}
+    assert found.provenance == {"Preset": "fast", "Styles": "sepia, a, b"}
 
 
 def test_timesteps_survive() -> None:

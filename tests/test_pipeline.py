@@ -17,7 +17,8 @@ from torch import Tensor
 import wordbrush
 from wordbrush import GenerationRequest, ModelFileError, Pipeline, RequestError, WorkFailed
 from wordbrush.conditioning import prompted as prompted_module
-from wordbrush.request_fields import SAMPLER_NAMES, SCHEDULE_NAMES
+from wordbrush.formats.library import embedded_folder
+from wordbrush.request_fields import SAMPLER_NAMES, SCHEDULE_NAMES, ModelDefaults
 
 PROMPT = "a fox on a blue background"
 
@@ -50,11 +51,8 @@ def test_result_holds_pictures_the_full_request_and_latents(tiny_pipe: Pipeline)
     result = tiny_pipe(PROMPT, count=2, seed=3)
     assert [(picture.mode, picture.size) for picture in result.images] == [("RGB", (32, 32))] * 2
     assert result.latents.shape == (2, 4, 8, 8)
-    missing = {name for name, value in result.request if value is None}
-    assert missing == {
-        "guidance_interval", "true_guidance", "image_guidance", "timesteps", "image", "strength", "mask", "latents",
-        "clip_skip", "vae",
-    }  # fmt: skip
+    missing = {name for name in ModelDefaults.model_fields if getattr(result.request, name) is None}
+    assert missing == {"true_guidance", "image_guidance", "strength", "clip_skip"}, "of what a model has defaults for"
     assert (result.request.steps, result.request.sampler, result.request.schedule) == (4, "dpmpp_2m", "sgm_uniform")
     assert same(tiny_pipe.finish(result.request, result.latents), result.images)
 
@@ -104,17 +102,48 @@ CHANGES = {
     "latents": torch.ones(1, 4, 8, 8),
     "clip_skip": 2,
     "emphasis": "ignore",
+    "mask_invert": True,
+    "mask_grow": -4,
+    "mask_blur": 3.0,
+    "mask_fill": "blur",
+    "only_masked": True,
+    "only_masked_padding": 2,
+    "extend": (4, 0, 8, 4),
+    "hires": {"scale": 1.5, "steps": 2},
+    "upscale": 1.5,
+    "upscaler": "nearest",
+    "preset": "fast",
+    "preset_set": (),
+    "styles": "sepia",
+    "expand": {"model": str(embedded_folder().with_name("scenes-expander"))},
+    "written": PROMPT,
+    "variation_seed": 9,
+    "variation_strength": 0.5,
+    "blend_prompt": "a house",
+    "blend": 1.0,
 }
+MASKED = {"image": Image.effect_noise((48, 48), 60).convert("RGB"), "mask": (20, 20, 8, 8)}
 
 # What each of these fields needs beside it before it can change anything.
 NEEDS: dict[str, dict[str, Any]] = {
     "strength": {"image": CHANGES["image"]},
     "mask": {"image": CHANGES["image"]},
+    **dict.fromkeys(("mask_invert", "mask_grow", "mask_blur", "mask_fill", "only_masked"), MASKED),
+    "only_masked_padding": {**MASKED, "only_masked": True},
+    "extend": {"image": CHANGES["image"]},
     "emphasis": {"prompt": "(a fox:1.4) on a blue background"},
+    "upscaler": {"upscale": 1.5},
+    "preset_set": {"preset": "fast"},
+    "written": {"prompt": "{a fox}"},
+    "variation_seed": {"variation_seed": 4, "variation_strength": 0.5},
+    "variation_strength": {"variation_seed": 4, "variation_strength": 0.1},
+    "blend_prompt": {"blend_prompt": "three cats", "blend": 0.5},
+    "blend": {"blend_prompt": "three cats", "blend": 0.2},
 }
 
-# Fields that decide which model is used, and fields that only models of other kinds have: tested with those.
-ELSEWHERE = {"model", "vae", "count", "loras", "true_guidance", "image_guidance"}
+# Fields that decide which model is used, and fields that only models of other kinds have: tested with those. The tiny
+# model has no CLIP of pictures: see tests/editing/test_clip_guidance.py.
+ELSEWHERE = {"model", "vae", "count", "loras", "true_guidance", "image_guidance", "clip_guidance", "clip"}
 
 
 @pytest.mark.parametrize("field", [name for name in GenerationRequest.model_fields if name not in ELSEWHERE])
@@ -280,7 +309,9 @@ def test_what_a_mask_keeps_keeps_its_bits(tiny_pipe: Pipeline) -> None:
 
 def test_a_picture_of_any_size_is_fitted(tiny_pipe: Pipeline) -> None:
     result = tiny_pipe(PROMPT, image=Image.new("RGBA", (35, 26), (255, 0, 0, 100)), strength=0.5, seed=1)
-    assert result.images[0].size == (32, 24)
+    assert result.images[0].size == (35, 26)
+    assert (result.request.width, result.request.height) == (36, 28)
+    assert tiny_pipe(result.request).images[0].tobytes() == result.images[0].tobytes()
 
 
 def test_odd_latent_sizes_paint(tiny_pipe: Pipeline) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from wordbrush.sheets import GAP, Frame, contact_sheet, film_strip
+from wordbrush.sheets import GAP, Frame, contact_sheet, film_strip, labelled_grid, stacked
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -54,3 +55,18 @@ def test_film_strip_shows_noise_above_and_prediction_below() -> None:
     assert strip.getpixel((left + 64, strip.height - GAP - 64)) == GREEN
     assert strip.getpixel((left + 128 + GAP + 64, strip.height // 4 + 20)) == BLUE
     assert strip.getpixel((left + 128 + GAP + 64, strip.height - GAP - 64)) == (255, 255, 255)
+
+
+def test_a_labelled_grid_has_its_pictures_where_its_sides_say() -> None:
+    colours = [["red", "green", "blue"], ["white", "black", "yellow"]]
+    pictures = [[Image.new("RGB", (128, 128), colour) for colour in row] for row in colours]
+    pictures[1][0] = Image.new("RGB", (140, 130), "white")
+    sheet = labelled_grid(pictures, ["one", "two", "a label too long for a column"], ["up", "down"], "title")
+    cells = [[sheet.getpixel((sheet.width - (3 - x) * 148 + 70, sheet.height - (2 - y) * 138 + 65)) for x in range(3)]
+             for y in range(2)]  # fmt: skip
+    assert cells == [[ImageColor.getrgb(colour) for colour in row] for row in colours]
+    assert np.asarray(sheet.crop((0, 0, sheet.width - 3 * 148, sheet.height)).convert("L")).min() < 128, "row labels"
+    double = stacked([sheet, sheet])
+    assert double.size == (sheet.width, 2 * sheet.height)
+    with pytest.raises(ValueError, match="do not fill 1 rows of 2"):
+        labelled_grid([[pictures[0][0]]], ["a", "b"], ["c"])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wordbrush.errors import RequestError
+from wordbrush.request_fields import FILTERS, LATENT_UPSCALERS
 
 SAMPLER_LABELS = {
     "ddpm": "DDPM",
@@ -48,6 +49,9 @@ SCHEDULE_LABELS = {
     "ays": "Align Your Steps",
 }
 
+# The web UI's words for what lies under a mask; what it was is not said.
+MASKED_CONTENT = {"blur": "fill", "noise": "latent noise", "empty": "latent nothing"}
+
 EMPHASIS_LABELS = {"original": "Original", "no norm": "No norm", "ignore": "Ignore", "none": "None"}
 
 # What the web UI's "Automatic" schedule stands for with each sampler; the others take the model's own.
@@ -59,8 +63,13 @@ _AUTOMATIC = {
 # `key: value` with the value in JSON quotes when it holds a comma, a colon or a line break.
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
+# Upscalers that are no files, which the web UI writes with a capital.
+_CAPITALISED = (*FILTERS, *LATENT_UPSCALERS)
+
 # Keys that say where a picture came from and decide no pixel.
-_PROVENANCE = {"Model hash", "Version", "User", "Lora hashes", "TI hashes", "VAE hash"}
+_PROVENANCE = {
+    "Model hash", "Version", "User", "Lora hashes", "TI hashes", "VAE hash", "Preset", "Styles", "Negative Template",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def write_infotext(fields: Mapping[str, Any], extras: Mapping[str, str]) -> str:
     LoRAs, as (name, strength in the denoising network, strength in the text encoders), become tags of the prompt.
     """
     width, height, interval = fields["width"], fields["height"], fields["guidance_interval"]
-    told = fields["true_guidance"]  # with it, `guidance` is what the network is told
+    hires, told = fields["hires"], fields["true_guidance"]  # with it, `guidance` is what the network is told
     pairs: dict[str, Any] = {
         "Steps": fields["steps"],
         "Sampler": SAMPLER_LABELS.get(fields["sampler"]),
@@ -96,12 +105,33 @@ def write_infotext(fields: Mapping[str, Any], extras: Mapping[str, str]) -> str:
         "Size": None if width is None or height is None else f"{width}x{height}",
         "Model": fields["model"],
         "VAE": fields["vae"],
-        "Denoising strength": fields["strength"],
+        "Denoising strength": fields["strength"] if hires is None else hires.strength,
+        "Hires upscale": None if hires is None else hires.scale,
+        "Hires steps": None if hires is None else hires.steps,
+        "Hires upscaler": None if hires is None else upscaler_label(hires.upscaler),
+        "Mask blur": fields["mask_blur"],
+        "Mask grow": fields["mask_grow"],
+        "Mask mode": "Inpaint not masked" if fields["mask_invert"] else None,
+        "Masked content": MASKED_CONTENT.get(fields["mask_fill"]),
+        "Inpaint area": "Only masked" if fields["only_masked"] else None,
+        "Masked area padding": fields["only_masked_padding"],
+        "Extend": None if fields["extend"] is None else " ".join(map(str, fields["extend"])),
         "Clip skip": fields["clip_skip"],
         "Emphasis": None if fields["emphasis"] == "original" else EMPHASIS_LABELS[fields["emphasis"]],
         "CFG rescale": fields["guidance_rescale"] or None,
         "CFG interval": None if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
         "Timesteps": None if fields["timesteps"] is None else " ".join(map(str, fields["timesteps"])),
+        "Variation seed": fields["variation_seed"],
+        "Variation seed strength": fields["variation_strength"],
+        "Blend prompt": fields["blend_prompt"],
+        "Blend": fields["blend"],
+        "CLIP guidance": fields["clip_guidance"],
+        "CLIP model": fields["clip"],
+        "Preset": fields["preset"],
+        "Styles": ", ".join(fields["styles"]) or None,
+        "Template": None if fields["written"] == fields["prompt"] else fields["written"],
+        "Postprocess upscale by": fields["upscale"],
+        "Postprocess upscaler": None if fields["upscaler"] is None else upscaler_label(fields["upscaler"]),
         **extras,
     }
     line = ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None)
@@ -130,6 +160,15 @@ def read_infotext(text: str) -> Infotext:
         "CFG rescale": ("guidance_rescale", float),
         "CFG interval": ("guidance_interval", lambda value: tuple(map(float, value.split(" to ")))),
         "Timesteps": ("timesteps", lambda value: tuple(map(int, value.split()))),
+        "Variation seed": ("variation_seed", int),
+        "Variation seed strength": ("variation_strength", float),
+        "Blend prompt": ("blend_prompt", str),
+        "Blend": ("blend", float),
+        "CLIP guidance": ("clip_guidance", float),
+        "CLIP model": ("clip", str),
+        "Template": ("written", str),
+        "Postprocess upscale by": ("upscale", float),
+        "Postprocess upscaler": ("upscaler", _upscaler),
     }
     for key, (name, read) in readers.items():
         if key in pairs:
@@ -143,6 +182,10 @@ def read_infotext(text: str) -> Infotext:
         fields["sampler"], fields["schedule"] = _sampler(pairs.pop("Sampler"), pairs.pop("Schedule type", "Automatic"))
     if "timesteps" in fields:
         fields.pop("schedule", None)
+    if "Hires upscale" in pairs:
+        fields["hires"] = _hires(pairs)
+    if any(sign in text for text in (prompt, negative) for sign in ("{", "}", "__")):
+        fields.setdefault("written", prompt)  # these are the words of a picture, of which nothing is drawn again
     provenance = {key: pairs.pop(key) for key in sorted(_PROVENANCE & pairs.keys())}
     return Infotext(fields=fields, ignored=pairs, provenance=provenance)
 
@@ -165,6 +208,33 @@ def _size(value: str) -> tuple[int, int]:
     if match is None:
         raise RequestError(f"the picture's text has Size: {value!r}, which is not WIDTHxHEIGHT")
     return int(match[1]), int(match[2])
+
+
+def _hires(pairs: dict[str, str]) -> dict[str, Any]:
+    """The second loop that the pairs, which are taken out, speak of; 0 steps are as many as the first loop's."""
+    found: dict[str, Any] = {}
+    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
+        "Hires upscale": ("scale", float),
+        "Hires upscaler": ("upscaler", _upscaler),
+        "Hires steps": ("steps", lambda value: int(value) or None),
+        "Denoising strength": ("strength", float),
+    }
+    for key, (name, read) in readers.items():
+        if key in pairs:
+            try:
+                found[name] = read(pairs.pop(key))
+            except ValueError as error:
+                raise RequestError(f"the picture's text has no valid {key!r}: {error}") from error
+    return found
+
+
+def upscaler_label(name: str) -> str:
+    """What the web UI calls an upscaler: filters and latent modes with a capital, files by their name."""
+    return name[0].upper() + name[1:] if name in _CAPITALISED else name
+
+
+def _upscaler(label: str) -> str:
+    return label.lower() if label.lower() in _CAPITALISED else label
 
 
 def _emphasis(label: str) -> str:

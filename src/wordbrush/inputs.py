@@ -1,20 +1,21 @@
-"""What a request can carry besides words and numbers: pictures to start from, and starting noise.
+"""What a request can carry besides words and numbers: pictures to start from, masks, and starting noise.
 
-Both compare by content, print short, and have a JSON form: a picture is written as its path and the SHA-256 of its
-pixels (so that `replay` can tell when the file has changed), noise as its numbers.
+They compare by content, print short, and have a JSON form: a picture is written as its path and the SHA-256 of its
+pixels (so that `replay` can tell when the file has changed), a box as four numbers, noise as its numbers.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
+import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from wordbrush.errors import RequestError
+from wordbrush.pictures import open_picture, pixel_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +71,57 @@ class InputPicture:
                 f"the request was made with {self.sha256[:12]}…"
             )
         return picture
+
+    def opened(self) -> InputPicture:
+        """The same with the picture at hand and its hash known, so that no file is read twice. Raises as `load`."""
+        if self.picture is not None and self.sha256 is not None:
+            return self
+        picture = self.load()
+        return replace(self, picture=picture, sha256=pixel_hash(picture))
+
+
+@dataclass(frozen=True)
+class MaskBox:
+    """A mask that is a rectangle of the picture, in its pixels from the top left; what is inside may change."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
+            raise ValueError(f"a box of x,y,width,height {self} holds no pixel; give one such as 32,16,64,48")
+
+    def __str__(self) -> str:
+        return f"{self.x},{self.y},{self.width},{self.height}"
+
+    def to_json(self) -> list[int]:
+        return [self.x, self.y, self.width, self.height]
+
+
+Mask = InputPicture | MaskBox | Literal["alpha"]
+"""White of a picture, the inside of a box, or what is transparent in the picture itself may change."""
+
+
+def parse_mask(value: Any) -> Mask:
+    """Accepts a `MaskBox`, four numbers or "x,y,width,height"; "alpha"; or what `InputPicture.parse` accepts."""
+    if isinstance(value, MaskBox):
+        return value
+    if isinstance(value, str) and value == "alpha":
+        return "alpha"
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+(\s*,\s*-?\d+)+\s*", value):
+        value = [int(part) for part in value.split(",")]
+    if isinstance(value, list | tuple):
+        if len(value) != 4 or not all(isinstance(part, int) and not isinstance(part, bool) for part in value):
+            raise ValueError("a box is four whole numbers, x,y,width,height")
+        return MaskBox(*value)
+    return InputPicture.parse(value)
+
+
+def mask_json(mask: Mask) -> Any:
+    """The JSON form that `parse_mask` reads."""
+    return mask if isinstance(mask, str) else mask.to_json()
 
 
 @dataclass(frozen=True)
@@ -131,23 +183,3 @@ class InputNoise:
         """The noise of pictures `start` to `stop` (exclusive)."""
         one = len(self.data) // self.shape[0]
         return InputNoise(shape=(stop - start, *self.shape[1:]), data=self.data[start * one : stop * one])
-
-
-def open_picture(path: str | Path) -> Image.Image:
-    """Reads a picture file completely, turned the way its EXIF says. Raises `RequestError` when it cannot be read."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return ImageOps.exif_transpose(picture)
-    except FileNotFoundError as error:
-        raise RequestError(f"there is no picture at {str(path)!r}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(f"the picture {str(path)!r} cannot be read: {error}") from error
-
-
-def pixel_hash(picture: Image.Image) -> str:
-    """SHA-256 of a picture's mode, size and pixels: equal for the same picture in another file format."""
-    head = f"{picture.mode} {picture.width}x{picture.height} ".encode()
-    return hashlib.sha256(head + picture.tobytes()).hexdigest()

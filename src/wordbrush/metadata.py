@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from wordbrush.errors import RequestError, WorkFailed
 from wordbrush.infotext import read_infotext
+from wordbrush.pictures import open_picture
 from wordbrush.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -81,16 +82,7 @@ def read_metadata(path: str | Path) -> PictureMetadata:
 
     Raises `RequestError` when the file cannot be read or carries neither.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            texts = {key: value for key, value in picture.info.items() if isinstance(value, str)}
-    except FileNotFoundError as error:
-        raise RequestError(f"there is no file {str(path)!r}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(f"{str(path)!r} cannot be read as a picture: {error}") from error
+    texts = {key: value for key, value in open_picture(path).info.items() if isinstance(value, str)}
     if CHUNK in texts:
         return _own_record(path, texts[CHUNK])
     if "parameters" in texts:

@@ -13,28 +13,45 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
+from wordbrush.conditioning.blended import blended
 from wordbrush.conditioning.conditioning import Conditioner, TextOptions
 from wordbrush.conditioning.notes import sentences_of
 from wordbrush.conditioning.of_model import conditioner_of, time_ids
 from wordbrush.conditioning.prompted import Bound, Prompted, StepCounter, Texts, TextScales
+from wordbrush.conditioning.writing import PromptWriter
 from wordbrush.diffusion.guidance import Guidance
 from wordbrush.diffusion.noise import NoiseSource
 from wordbrush.diffusion.plan import TimePlan
 from wordbrush.diffusion.prediction import Denoiser
 from wordbrush.diffusion.samplers import Step
 from wordbrush.editing.canvas import Canvas, picture_of
-from wordbrush.editing.setup import filled_for, latent_size, loop_times
-from wordbrush.editing.start import held_outside, latent_mask
+from wordbrush.editing.clip_guidance import ClipGuide, ClipShelf, guided_by
+from wordbrush.editing.hires import (
+    Enlarging,
+    in_two_stages,
+    largest_latents,
+    second_pass,
+    second_times,
+    step_count,
+    with_enlarging,
+)
+from wordbrush.editing.presets import worded
+from wordbrush.editing.setup import filled_for, latent_size, loop_times, side_step
+from wordbrush.editing.start import Start
+from wordbrush.editing.upscale import UpscalerShelf
+from wordbrush.editing.variations import varied
 from wordbrush.errors import RequestError, WorkFailed
 from wordbrush.formats.adapted import Adapted, Uses
 from wordbrush.formats.by_name import LoraShelf, NamedEmbeddings, loras_in
 from wordbrush.formats.diffusers_folder import weights_hash, write_folder
+from wordbrush.formats.gpt2_folder import expander_folder
 from wordbrush.formats.open import open_model
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.single_file.configs import VAES
 from wordbrush.metadata import Origin
 from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
 from wordbrush.request import GenerationRequest, RequestFields
+from wordbrush.request_fields import SHIPPED_UPSCALER
 from wordbrush.runtime.batching import Constants, rows_per_call
 from wordbrush.runtime.codec import Codec
 from wordbrush.runtime.offload import Offload, plan_for
@@ -111,12 +128,18 @@ class Run:
         x: (B, C, h, w) float32 at times[0].
         times: falling; one more than there are steps.
         plan: what the network is told at each time.
+        denoiser: guided, and following the prompts.
+        clean: (1, C, h, w), the latents of the picture that the loop begins from; None where there is none.
+        counter: which step the denoiser computes.
         release: called when the loop ends or is left.
     """
 
     x: Tensor
     times: tuple[float, ...]
     plan: TimePlan
+    denoiser: Denoiser
+    clean: Tensor | None
+    counter: StepCounter
     walk: Iterator[Step]
     release: Callable[[], object]
 
@@ -151,6 +174,9 @@ class Pipeline:
         self.adapted = Adapted(parts.networks, parts.denoiser, runtime, Offload.of(parts.networks, runtime, plan))
         self.conditioner = conditioner_of(parts, NamedEmbeddings())
         self._shelf = LoraShelf()
+        self._writer = PromptWriter(parts.name, expander_folder(parts.source))
+        self._upscalers = UpscalerShelf(runtime)
+        self._clips = ClipShelf(parts)
 
     @property
     def vae(self) -> Autoencoder:
@@ -193,22 +219,42 @@ class Pipeline:
     def begin(self, request: GenerationRequest) -> Run:
         """Sets the loop up: noise, times, guided denoiser; with a picture, part-way, and held where a mask is black."""
         request = self.fill(request)
-        plan, times = loop_times(self.parts, request)
+        run = self._begin(request, *loop_times(self.parts, request))
+        if request.hires is None:
+            return run
+        return replace(run, walk=in_two_stages(run.walk, partial(self._second_stage, request)))
+
+    def _second_stage(self, request: GenerationRequest, latents: Tensor) -> Iterator[Step]:
+        """The second loop of high-resolution fix, on the first one's latents (B, C, h, w)."""
+        second = second_pass(self.parts, request)
+        enlarging = Enlarging(self.codec, self._upscalers, latent_size(self.parts, second))
+        start = Start.on(enlarging(request, latents))
+        return self._begin(second, *second_times(self.parts, request), start).walk
+
+    def _begin(
+        self, request: GenerationRequest, plan: TimePlan, times: tuple[float, ...], start: Start | None = None
+    ) -> Run:
+        """start: in place of the request's own picture."""
         process, device = plan.process, self.runtime.device
-        canvas, size = Canvas(request), latent_size(self.parts, request)
+        canvas, size = Canvas(request, side_step(self.parts)), latent_size(self.parts, request)
         noise = NoiseSource.for_batch(request.seed or 0, request.pictures, (self.codec.latent_channels, *size))
-        first = (noise() if request.latents is None else self._given_noise(request, size)).to(device)
+        first = noise() if request.latents is None else self._given_noise(request, size)
+        first = varied(first, request).to(device)
         counter = StepCounter(steps=len(times) - 1)
         denoiser = self._denoiser(request, plan, canvas, counter)
-        x = first * plan.start_scale
-        sees = self.parts.picture_input is not None
-        if canvas.image is not None and not (sees and request.strength == 1.0):
-            clean = self.codec.encode(canvas.image)  # (1, C, h, w)
-            x = process.alpha(times[0]) * clean + process.sigma(times[0]) * first
-            if canvas.mask is not None and not sees:
-                denoiser = held_outside(denoiser, clean, latent_mask(canvas.mask, self.codec.downscale).to(device))
+        if request.clip_guidance:
+            denoiser = guided_by(self.clip_guide(request.clip), denoiser, request, process)
+        x, clean = first * plan.start_scale, None
+        start = start or canvas.start(self.codec.encode, self.codec.downscale, self.parts.picture_input)
+        if start is not None:
+            clean = start.clean
+            x = start.noised(first, noise, (process.alpha(times[0]), process.sigma(times[0])), pure=x)
+            denoiser = start.held(denoiser)
         walk = counter.counted(plan.sampler(denoiser, x, times, process, noise))
-        return Run(x=x, times=times, plan=plan, walk=walk, release=lambda: self.adapted.use(()))
+        return Run(
+            x=x, times=times, plan=plan, denoiser=denoiser, clean=clean, counter=counter, walk=walk,
+            release=lambda: self.adapted.use(()),
+        )  # fmt: skip
 
     def finish(self, request: GenerationRequest, latents: Tensor) -> list[Image.Image]:
         """The pictures of a filled-in request whose last step gave these latents (B, C, h, w).
@@ -219,7 +265,11 @@ class Pipeline:
         if not torch.isfinite(latents).all():
             dtype = self.runtime.dtype_name
             raise WorkFailed(f"the network gave numbers that are not finite in {dtype}; load it with dtype='float32'")
-        return Canvas(request).kept(self.decode(latents))
+        pictures = Canvas(request, side_step(self.parts)).finished(self.decode(latents))
+        if request.upscale is None:
+            return pictures
+        upscaler = self._upscalers.named(request.upscaler or SHIPPED_UPSCALER)
+        return [upscaler.enlarge(picture, request.upscale) for picture in pictures]
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of latents (B, C, h, w), of a finished loop or of any step on the way."""
@@ -231,10 +281,10 @@ class Pipeline:
         Raises:
             RequestError: the request was made for another model, or asks for what this one cannot paint.
         """
-        return filled_for(self.parts, request)
+        return with_enlarging(self.parts, filled_for(self.parts, worded(self.parts, self._writer, request)))
 
     def notes(self, request: GenerationRequest) -> list[str]:
-        """What a user should know of a filled-in request's LoRAs and words, one sentence each, none twice."""
+        """What a user should know of the model, and of a filled-in request's LoRAs and words; no sentence twice."""
         loras, words = dict[str, None](), dict[str, None]()
         steps, options = self.step_count(request), _text_options(request)
         for start, stop in self.batches(request, request.pictures):
@@ -242,7 +292,7 @@ class Pipeline:
             uses = self._uses(part)
             loras |= {f"LoRA {match.file.name}: {match}": None for match in self.adapted.match(uses)}
             words |= dict.fromkeys(sentences_of(self._conditioner(uses), part, steps, options))
-        return list(loras | words)
+        return list(dict.fromkeys(self.parts.notes) | loras | words)
 
     def save(self, folder: str | Path) -> None:
         """Writes a diffusers-format folder, whole or not at all; the pipeline class of the model's family opens it."""
@@ -250,12 +300,12 @@ class Pipeline:
         write_folder(self.parts, Path(folder))
 
     def step_count(self, request: GenerationRequest) -> int:
-        """How many steps the loop of a filled-in request takes."""
-        return len(loop_times(self.parts, request)[1]) - 1
+        """How many steps the loop of a filled-in request takes; both loops, where it has two."""
+        return step_count(self.parts, request)
 
     def batch_size(self, request: GenerationRequest) -> int:
         """How many pictures of a filled-in request are worth painting at once: more are no faster each."""
-        return max(1, rows_per_call(*latent_size(self.parts, request), self.runtime.device) // 2)
+        return max(1, rows_per_call(*largest_latents(self.parts, request), self.runtime.device) // 2)
 
     def batches(self, request: GenerationRequest, most: int) -> list[tuple[int, int]]:
         """(start, stop) of at most so many pictures each, all those of a batch with the same LoRAs."""
@@ -264,6 +314,10 @@ class Pipeline:
             start, stop = stop, stop + len(list(alike))
             found += [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
         return found
+
+    def clip_guide(self, name: str | None) -> ClipGuide:
+        """What steers by CLIP; name as a request's `clip`. Raises `RequestError`, `ModelFileError`."""
+        return self._clips.guide(name, self.codec.vae, self.runtime.device)
 
     @cached_property
     def origin(self) -> Origin:
@@ -305,7 +359,7 @@ class Pipeline:
             interval=request.guidance_interval or (0.0, 1.0),
         )
         scales = TextScales(guidance=guidance, image=1.0 if request.image_guidance is None else request.image_guidance)
-        texts = Texts(self._conditioner(uses), bound, _text_options(request))
+        texts = Texts(blended(self._conditioner(uses), request), bound, _text_options(request))
         return Prompted(bound, texts, request.prompts, request.negative_prompt, scales, counter).denoiser()
 
     def _uses(self, request: GenerationRequest) -> Uses:

@@ -23,14 +23,25 @@ from pydantic import (
 )
 
 from wordbrush.errors import RequestError
-from wordbrush.inputs import InputNoise, InputPicture
+from wordbrush.inputs import InputNoise, InputPicture, Mask, mask_json, parse_mask
 
 SAMPLER_NAMES = (
     "ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm2", "dpm2_a", "lms", "dpmpp_2s_a", "dpmpp_2m",
     "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis", "lcm",
 )  # fmt: skip
 EMPHASIS_NAMES = ("original", "no norm", "ignore", "none")
+MASK_FILL_NAMES = ("original", "blur", "noise", "empty")
 SCHEDULE_NAMES = ("normal", "ddim_uniform", "sgm_uniform", "simple", "karras", "exponential", "beta", "ays")
+
+SHIPPED_UPSCALER = "srresnet"
+FILTERS = ("lanczos", "bicubic", "nearest")
+"""Upscalers that are no networks."""
+LATENT = "latent"
+LATENT_UPSCALERS = (
+    LATENT, "latent (antialiased)", "latent (bicubic)", "latent (bicubic antialiased)", "latent (nearest)",
+    "latent (nearest-exact)",
+)  # fmt: skip
+"""What enlarges latents, and not pictures, for the second loop; the web UI's names, in lower case."""
 
 LARGEST_SEED = 2**63 - 1
 
@@ -64,6 +75,11 @@ def checked_prompt(value: Any) -> Any:
     return value if isinstance(value, str) else texts
 
 
+def optional_prompt(value: Any) -> Any:
+    """The same, or None."""
+    return None if value is None else checked_prompt(value)
+
+
 def listed_loras(value: Any) -> Any:
     """One LoRA given without a list around it is a list of one."""
     return (value,) if isinstance(value, str | Mapping | Lora) else value
@@ -79,6 +95,24 @@ Picture = Annotated[
     PlainValidator(InputPicture.parse),
     PlainSerializer(InputPicture.to_json),
     WithJsonSchema({"type": "object", "properties": {"path": {"type": "string"}, "sha256": {"type": "string"}}}),
+]
+MaskSource = Annotated[
+    Mask,
+    PlainValidator(parse_mask),
+    PlainSerializer(mask_json),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "properties": {"path": {"type": "string"}, "sha256": {"type": "string"}}},
+                {"type": "array", "items": {"type": "integer"}, "minItems": 4, "maxItems": 4},
+                {"const": "alpha"},
+            ]
+        }
+    ),
+]
+Pixels = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0, le=16384)]
+MaskFillName = Annotated[
+    str, _one_of(MASK_FILL_NAMES), WithJsonSchema({"type": "string", "enum": list(MASK_FILL_NAMES)})
 ]
 Noise = Annotated[
     InputNoise,
@@ -145,6 +179,57 @@ class Lora(Checked):
         if isinstance(value, Mapping):
             return cls(**{"text": value.get("unet", 1.0), "unet": 1.0, **value})
         return value
+
+
+class Expansion(Checked):
+    """How a language model continues the prompt, and which one."""
+
+    model: str | None = Field(default=None, min_length=1)
+    """Folder of a GPT-2; None is the one that comes with the model."""
+    temperature: Number = Field(default=1.0, ge=0, le=10)
+    """Above 1 the unlikely is drawn more often; 0 always takes the likeliest."""
+    top_k: Integer = Field(default=50, ge=0)
+    """Draw among so many of the likeliest tokens; 0 is all."""
+    top_p: Number = Field(default=0.95, gt=0, le=1)
+    """Draw among the fewest tokens that together have this probability; 1 is all."""
+    tokens: Integer = Field(default=40, ge=1, le=1000)
+    """How many tokens are added at most."""
+    repetition: Number = Field(default=1.0, ge=1, le=10)
+    """What the logits of tokens that are there already are divided by; 1 is off."""
+    no_repeat: Integer = Field(default=0, ge=0, le=100)
+    """No run of so many tokens comes twice; 0 is off."""
+
+    @classmethod
+    def parse(cls, value: Any) -> Any:
+        """Accepts an `Expansion`, its JSON form, true for the usual one, and false for none."""
+        if isinstance(value, Mapping):
+            return cls(**value)
+        return cls() if value is True else value
+
+
+def listed_names(value: Any) -> Any:
+    """One name given without a list around it is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+class Hires(Checked):
+    """High-resolution fix: a second loop that begins from the first one's picture, enlarged."""
+
+    scale: Number = Field(default=2.0, gt=1, le=8)
+    """How many times larger than `width` and `height` the picture gets."""
+    upscaler: str = Field(default=LATENT, min_length=1)
+    """What enlarges it: latents themselves ("latent", "latent (bicubic)" …), or an upscaler by name or path."""
+    steps: Integer | None = Field(default=None, ge=1, le=1000)
+    """How many steps the second loop takes; None is as many as the request's `steps`, as in the A1111 web UI."""
+    strength: Number = Field(default=0.7, gt=0, le=1)
+    """How much noise the second loop begins with: 1 forgets the first picture."""
+
+    @classmethod
+    def parse(cls, value: Any) -> Any:
+        """Accepts a `Hires`, a scale alone, and the JSON form."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = {"scale": value}
+        return cls(**value) if isinstance(value, Mapping) else value
 
 
 def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:

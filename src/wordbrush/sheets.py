@@ -50,6 +50,50 @@ def contact_sheet(pictures: Sequence[Image.Image], labels: Sequence[str], column
     return sheet
 
 
+def labelled_grid(
+    pictures: Sequence[Sequence[Image.Image]], columns: Sequence[str], rows: Sequence[str], title: str = ""
+) -> Image.Image:
+    """Pictures in rows, with a label above every column, one to the left of every row, and a title over all.
+
+    Pictures may differ in size; each stands in the middle of its square.
+    """
+    if not pictures or len(pictures) != len(rows) or any(len(row) != len(columns) for row in pictures):
+        raise ValueError(f"the pictures do not fill {len(rows)} rows of {len(columns)}")
+    shown = [[_enlarged(picture) for picture in row] for row in pictures]
+    width, height = (max(picture.size[side] for row in shown for picture in row) for side in (0, 1))
+    font = _font()
+    line = _line_height(font)
+    heads = [_wrapped(label, width, font)[:3] for label in columns]
+    sides = [_wrapped(label, 2 * LEAST_SIDE, font)[:4] for label in rows]
+    left = max((math.ceil(font.getlength(text)) for side in sides for text in side), default=-GAP) + 2 * GAP
+    top = (line + GAP if title else 0) + max(1, *(len(head) for head in heads)) * line + 2 * GAP
+    size = (left + len(columns) * (width + GAP), top + len(rows) * (height + GAP))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((left, GAP), " ".join(title.split()), fill=INK, font=font)
+    for number, head in enumerate(heads):
+        middle = left + number * (width + GAP) + width / 2
+        draw.multiline_text((middle, top - GAP), "\n".join(head), fill=INK, font=font, anchor="md", align="center")
+    for number, side in enumerate(sides):
+        middle = top + number * (height + GAP) + height / 2
+        draw.multiline_text((left - GAP, middle), "\n".join(side), fill=INK, font=font, anchor="rm", align="right")
+        for column, picture in enumerate(shown[number]):
+            x = left + column * (width + GAP) + (width - picture.width) // 2
+            sheet.paste(picture, (x, round(middle - picture.height / 2)))
+    return sheet
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets under one another, on one."""
+    whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAPER)
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
+
+
 def film_strip(frames: Sequence[Frame]) -> Image.Image:
     """The way from noise to picture: a column a step, x_t above, the predicted x0 below, labels on top."""
     font, line = _font(), _line_height(_font())

@@ -17,9 +17,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.formats.single_files import tiny_parts
 
 from wordbrush.cli import console
+from wordbrush.formats.diffusers_folder import write_folder
 from wordbrush.formats.hub import cached_model
+from wordbrush.formats.open import open_model
+from wordbrush.formats.safetensors_file import read_header
 
 from .conftest import Run
 
@@ -201,6 +205,10 @@ def test_pull_of_a_variant_and_of_what_only_one_form_is_there_for(
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in names
     assert "unet/diffusion_pytorch_model.safetensors" not in names
     assert {"vae/diffusion_pytorch_model.safetensors", "text_encoder/model.fp16.safetensors"} <= names
+    parts = open_model("owner/name", variant="fp16")
+    assert {part: next(network.parameters()).dtype for part, network in parts.networks.items()} == {
+        "unet": torch.float16, "vae": torch.float32, "text_encoder": torch.float16
+    }  # fmt: skip
 
 
 def test_pull_goes_on_where_it_stopped(
@@ -333,6 +341,50 @@ def test_convert_changes_the_number_format(run: Run, models: Path, tmp_path: Pat
         assert json.loads(run("models", "inspect", target, "--json").stdout)["dtypes"] == "F16"
     written = weights_of(tmp_path / "half")["unet"]
     assert all(torch.equal(tensor.half(), written[name]) for name, tensor in source.items())
+
+
+def test_convert_says_what_it_left_out(run: Run, models: Path, tmp_path: Path) -> None:
+    assert run("models", "convert", "tiny", tmp_path / "one.safetensors").stderr == ""
+    tensors = load_file(tmp_path / "one.safetensors")
+    extra = {"model_ema.a": torch.zeros(1), "model_ema.b": torch.zeros(1), "alphas_cumprod": torch.zeros(9)}
+    metadata = read_header(tmp_path / "one.safetensors").metadata
+    save_file(tensors | extra, tmp_path / "two.safetensors", metadata=metadata)
+    source = (tmp_path / "two.safetensors", tmp_path / "out")
+    result = run("models", "convert", *source)
+    assert result.exit_code == 0, result.stderr
+    said = "left out 3 tensors that are in none of the model's networks: model_ema.* (2), alphas_cumprod"
+    assert " ".join(result.stderr.split()).endswith(said)
+    assert json.loads(run("models", "convert", *source, "--force", "--json").stdout)["left_out"] == said
+
+
+def test_convert_takes_what_a_file_lacks_from_elsewhere(
+    run: Run, tiny_tokenizer_files: Path, tmp_path: Path
+) -> None:
+    parts = tiny_parts("flux-dev", tiny_tokenizer_files, tmp_path)
+    write_folder(parts, tmp_path / "whole")
+    bare, folder = tmp_path / "transformer.safetensors", tmp_path / "folder"
+    save_file(load_file(tmp_path / "whole" / "transformer" / "diffusion_pytorch_model.safetensors"), bare)
+    result = run("models", "convert", bare, folder)
+    assert result.exit_code == 2, result.stderr
+    given: list[object] = ["--vae", tmp_path / "whole" / "vae", "--tokenizer", tmp_path / "whole"]
+    for part in ("text_encoder", "text_encoder_2"):
+        given += ["--text-encoder", tmp_path / "whole" / part]
+    assert run("models", "convert", bare, folder, *given[:4]).exit_code == 2
+    for target in (folder, tmp_path / "one.safetensors"):
+        result = run("models", "convert", bare, target, *given)
+        assert result.exit_code == 0, result.stderr
+        content = open_model(target)
+        assert all(
+            same_bits(dict(network.state_dict()), dict(content.networks[part].state_dict()))
+            for part, network in parts.networks.items()
+        )
+
+
+def test_convert_writes_the_prediction_that_it_is_told(run: Run, models: Path, tmp_path: Path) -> None:
+    for target in (tmp_path / "one.safetensors", tmp_path / "folder"):
+        assert run("models", "convert", "tiny", target, "--prediction", "v").exit_code == 0
+        assert open_model(target).scheduler.prediction == "v"
+    assert run("models", "convert", "tiny", tmp_path / "two", "--prediction", "flow").exit_code == 2
 
 
 def test_convert_refuses_numbers_too_large_for_the_format(run: Run, models: Path, tmp_path: Path) -> None:

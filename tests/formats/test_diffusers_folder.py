@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import wordbrush
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.formats.diffusers_folder import read_folder, weights_hash, write_folder
 from wordbrush.formats.diffusers_folder import write as module
@@ -259,8 +260,83 @@ def test_a_variant_is_read_when_it_is_asked_for(folder: Path, tmp_path: Path) ->
     write_folder(parts, tmp_path / "copy")
     assert load_file(tmp_path / "copy" / UNET)["conv_in.weight"].dtype is torch.float16
     assert weights_hash(parts) != weights_hash(read_folder(folder))
-    with pytest.raises(ModelFileError, match=r"no diffusion_pytorch_model\.bf16\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"no part of .* has weights of the variant 'bf16'; leave"):
         read_folder(folder, variant="bf16")
+
+
+def test_a_part_without_the_variant_is_read_plain(folder: Path) -> None:
+    halves = {key: value.half() for key, value in load_file(folder / UNET).items()}
+    save_file(halves, folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    (folder / UNET).unlink()
+    parts = read_folder(folder, variant="fp16")
+    assert {part: next(network.parameters()).dtype for part, network in parts.networks.items()} == {
+        "unet": torch.float16, "vae": torch.float32, "text_encoder": torch.float32
+    }  # fmt: skip
+    assert all(torch.equal(value, halves[key]) for key, value in parts.unet.state_dict().items())
+    assert weights_hash(parts) is not None
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.mark.parametrize("name", ["DPMSolverSinglestepScheduler", "TCDScheduler", "SASolverScheduler"])
+def test_of_an_unknown_scheduler_the_process_counts(folder: Path, tmp_path: Path, name: str) -> None:
+    before = read_folder(folder)
+    (folder / "wordbrush.json").unlink()
+    edit_json(folder / SCHEDULER, lambda c: c.update(_class_name=name, solver_order=3, thresholding=True))
+    parts = read_folder(folder)
+    assert parts.scheduler.noise == before.scheduler.noise
+    assert (parts.scheduler.prediction, parts.scheduler.spacing) == ("v", before.scheduler.spacing)
+    assert parts.scheduler.sampler == parts.defaults.sampler == "pndm"
+    assert parts.notes == (
+        f"no sampler here stands for the model's {name}, so pndm is its own; a request can name another",
+    )
+    assert before.notes == ()
+    write_folder(parts, tmp_path / "copy")
+    assert json.loads((tmp_path / "copy" / SCHEDULER).read_text())["_class_name"] == name
+    pipe = wordbrush.load(folder, dtype="float32")
+    assert parts.notes[0] in pipe("a fox", steps=1, seed=1).notes
+
+
+def test_a_scheduler_that_does_not_state_its_process_is_refused(folder: Path) -> None:
+    edm = {"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+    (folder / SCHEDULER).write_text(json.dumps(edm))
+    with pytest.raises(ModelFileError, match=r"scheduler_config\.json: scheduler class 'EDMEulerScheduler' is unknown"):
+        read_folder(folder)
+
+
+def test_a_scheduler_edited_after_saving_counts(folder: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    parts = read_folder(folder)
+    write_folder(parts, saved)
+    assert read_folder(saved).defaults == parts.defaults
+    edit_json(saved / SCHEDULER, lambda c: c.update(_class_name="EulerDiscreteScheduler", timestep_spacing="leading"))
+    edited = read_folder(saved).defaults
+    assert (edited.sampler, edited.schedule) == ("euler", "ddim_uniform")
+    assert (edited.steps, edited.guidance) == (parts.defaults.steps, parts.defaults.guidance)
+    write_folder(read_folder(saved), saved)
+    assert read_folder(saved).defaults == edited
+
+
+def test_a_part_alone_says_where_the_model_is(folder: Path) -> None:
+    with pytest.raises(ModelFileError, match=rf"unet is one part of a model \(UNet2D.*the folder above, {folder}$"):
+        read_folder(folder / "unet")
+    with pytest.raises(ModelFileError, match=r"\(CLIPTextModel.*\), not a whole one; give the folder above"):
+        wordbrush.load(str(folder / "text_encoder"))
+    alone = folder.parent / "my-vae"
+    shutil.copytree(folder / "vae", alone)
+    with pytest.raises(ModelFileError, match=r"\(AutoencoderKL\).*or a model and this folder as its VAE"):
+        wordbrush.load(alone)
+
+
+def test_weights_in_8_bits_run_in_16_and_are_written_back(folder: Path, tmp_path: Path) -> None:
+    eight = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(folder / UNET).items()}
+    save_file(eight, folder / UNET)
+    parts = read_folder(folder)
+    assert all(torch.equal(value, eight[key].to(torch.bfloat16)) for key, value in parts.unet.state_dict().items())
+    write_folder(parts, tmp_path / "copy")
+    again = load_file(tmp_path / "copy" / UNET)
+    assert all(value.view(torch.uint8).equal(eight[key].view(torch.uint8)) for key, value in again.items())
 
 
 def test_weights_that_torch_saved_are_read_without_running_anything(folder: Path) -> None:

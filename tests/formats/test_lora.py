@@ -192,8 +192,8 @@ def test_layers_of_another_size_are_an_error(tmp_path: Path) -> None:
         (768, 2048, {}, "it was made for Stable Diffusion XL, this model is Stable Diffusion 1"),
         (2048, 768, {}, "it was made for Stable Diffusion 1, this model is Stable Diffusion XL"),
         (1024, 768, {}, "it was made for Stable Diffusion 1, this model is Stable Diffusion 2"),
-        (16, 24, {"ss_base_model_version": "sdxl_base_v1-0"}, "it was made for Stable Diffusion XL; use"),
-        (16, 24, {"modelspec.architecture": "flux-1-dev/lora"}, "it was made for FLUX.1; use"),
+        (16, 24, {"ss_base_model_version": "sdxl_base_v1-0"}, "it was made for Stable Diffusion XL; 11 of 22 layers"),
+        (16, 24, {"modelspec.architecture": "flux-1-dev/lora"}, "it was made for FLUX.1; 11 of 22 layers"),
     ],
 )
 def test_a_lora_for_another_base_says_so(
@@ -201,7 +201,20 @@ def test_a_lora_for_another_base_says_so(
 ) -> None:
     shapes = layers(tiny_unet(cross_attention_dim=made_for), "attn2.to_k", "attn2.to_q")
     file = read_lora(write(tmp_path / "a.safetensors", kohya("lora_unet", shapes), **metadata))
-    assert sentence in _refused({"unet": tiny_unet(cross_attention_dim=width)}, [LoraUse(file)])
+    message = _refused({"unet": tiny_unet(cross_attention_dim=width)}, [LoraUse(file)])
+    assert message.startswith(f"the LoRA {file.path} does not fit this model: {sentence}")
+    assert "the layer has" in message
+    assert message.endswith("and 10 more; use a LoRA made for this model")
+    assert len(message) < 400 + len(str(file.path))
+
+
+def test_a_lora_for_another_base_names_few_of_its_keys(tmp_path: Path) -> None:
+    shapes = {f"transformer.single_transformer_blocks.{index}.attn.to_q": (8, 8) for index in range(38)}
+    file = read_lora(write(tmp_path / "a.safetensors", kohya("lora", shapes)))
+    message = _refused({"unet": tiny_unet(cross_attention_dim=768)}, [LoraUse(file)])
+    start = "it was made for FLUX.1, this model is Stable Diffusion 1; matched 0 of 114 keys, no place for lora_"
+    assert start in message
+    assert " and 113 more; use" in message
 
 
 def test_two_changes_of_one_layer_in_one_file_are_an_error(tmp_path: Path) -> None:
@@ -253,6 +266,13 @@ def test_files_that_are_no_loras(tmp_path: Path) -> None:
         read_lora(tmp_path)
     with pytest.raises(ModelFileError, match="is not a LoRA: model"):
         read_lora(write(tmp_path / "a.safetensors", {"model.weight": torch.zeros(2)}))
+    for name, kind in (
+        ("lora_unet_mid.oft_blocks", "an OFT LoRA"), ("unet.mid.oft_R.default.weight", "an OFT LoRA"),
+        ("base_model.model.mid.ia3_l", "an IA3 adapter"), ("lora_unet_mid.on_input", "an IA3 adapter"),
+    ):  # fmt: skip
+        tensors = {"lora_unet_mid.alpha": torch.ones(()), "lora_unet_mid.weight": torch.ones(4), name: torch.ones(4)}
+        with pytest.raises(ModelFileError, match=f"other.safetensors is {kind}, which this version does not apply"):
+            read_lora(write(tmp_path / "other.safetensors", tensors))
     with pytest.raises(ModelFileError, match="is damaged: of its layer lora_unet_conv_in, its up is missing"):
         read_lora(write(tmp_path / "b.safetensors", {"lora_unet_conv_in.lora_down.weight": torch.zeros(1, 2)}))
     path = write(tmp_path / "c.safetensors", kohya("unet", {"conv_in": (8, 4)}), lora_adapter_metadata="{")

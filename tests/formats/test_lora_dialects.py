@@ -21,6 +21,7 @@ from tests.formats.lora_files import (
 )
 from torch import Tensor, nn
 
+from wordbrush.errors import ModelFileError
 from wordbrush.formats.lora import LoraUse, attach, read_lora
 
 DOWN = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -289,3 +290,43 @@ def test_what_is_said_in_two_dialects_counts_once(tmp_path: Path) -> None:
         assert str(attached.matched[0]) == "matched 6 of 6 keys"
         amount = product(tensors, "lora_unet_down_blocks_1_attentions_0_proj_in", 1 / 2)
         assert_changed(unet, before, {"down_blocks.1.attentions.0.proj_in.weight": amount})
+
+
+def _control_lora(channels: int) -> dict[str, Tensor]:
+    """A LoRA as Black Forest Labs write theirs for FLUX.1 depth and canny, its way in of so many channels."""
+    norms = ("double_blocks.0.img_attn.norm.query_norm", "double_blocks.1.txt_attn.norm.key_norm")
+    generator = torch.Generator().manual_seed(3)
+    down, up = low_rank((16, channels), 2, generator)
+    tensors = {f"{name}.scale": torch.rand(8, generator=generator) for name in norms}
+    tensors |= {"img_in.lora_A.weight": down, "img_in.lora_B.weight": up, "img_in.lora_B.bias": torch.arange(16.0)}
+    return tensors | {"single_blocks.1.norm.query_norm.scale": torch.rand(8, generator=generator)}
+
+
+@pytest.mark.parametrize("spelling", ["{}", "diffusion_model.{}.set_weight"])
+def test_norms_are_set(spelling: str, tmp_path: Path) -> None:
+    flux = tiny_flux()
+    before = bits(flux)
+    tensors = _control_lora(8)
+    norms = {
+        "double_blocks.0.img_attn.norm.query_norm.scale": "transformer_blocks.0.attn.norm_q.weight",
+        "double_blocks.1.txt_attn.norm.key_norm.scale": "transformer_blocks.1.attn.norm_added_k.weight",
+        "single_blocks.1.norm.query_norm.scale": "single_transformer_blocks.1.attn.norm_q.weight",
+    }
+    expected = {own: tensors[name].double() - before[own].double() for name, own in norms.items()}
+    expected["x_embedder.weight"] = tensors["img_in.lora_B.weight"].double() @ tensors["img_in.lora_A.weight"].double()
+    expected["x_embedder.bias"] = tensors["img_in.lora_B.bias"].double()
+    spelt = {spelling.format(name) if name in norms else name: tensor for name, tensor in tensors.items()}
+    file = read_lora(write(tmp_path / "a.safetensors", spelt))
+    with attach({"transformer": flux}, [LoraUse(file)]) as attached:
+        assert str(attached.matched[0]) == "matched 6 of 6 keys"
+        assert_changed(flux, before, expected)
+    with attach({"transformer": flux}, [LoraUse(file, unet=0.5)]):  # half of the way
+        assert_changed(flux, before, {name: amount / 2 for name, amount in expected.items()})
+
+
+@pytest.mark.parametrize("taken", [8, 48])
+def test_a_control_lora_says_what_it_needs(taken: int, tmp_path: Path) -> None:
+    flux = tiny_flux(in_channels=taken, out_channels=8)
+    path = write(tmp_path / "depth.safetensors", _control_lora(16))
+    with pytest.raises(ModelFileError, match=r"control LoRA: .*8 to 16 channels .*needs a FLUX.1 control checkpoint"):
+        attach({"transformer": flux}, [LoraUse(read_lora(path))])

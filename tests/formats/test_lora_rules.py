@@ -144,6 +144,17 @@ def test_differences_of_weights_and_biases() -> None:
     assert torch.equal(change.bias, torch.full((4,), 0.5))  # PEFT scales the bias as it does the weight
 
 
+def test_values_that_a_weight_is_set_to() -> None:
+    weight, value = _randn(6, seed=1), _randn(6, seed=2)
+    change = make_change({"set": value}, None)
+    torch.testing.assert_close(weight + change.delta(weight), value)
+    half = weight.to(torch.bfloat16)
+    assert torch.equal((half + change.delta(half)).to(torch.bfloat16), value.to(torch.bfloat16))
+    assert "layer has 5" in str(change.misfit((5,), pads=False))
+    with pytest.raises(ValueError, match=r"its scale has shape \[\]"):
+        make_change({"set": torch.tensor(1.0)}, None)
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3, 3), (5, 5)])
 def test_dora_sets_the_lengths_of_rows(shape: tuple[int, ...]) -> None:
     out = shape[0]

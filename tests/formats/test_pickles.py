@@ -25,7 +25,7 @@ from wordbrush.errors import ModelFileError
 from wordbrush.formats.checkpoint import open_checkpoint
 from wordbrush.formats.diffusers_folder import read_folder
 from wordbrush.formats.pickles import read_pickled_header, read_pickled_tensors
-from wordbrush.formats.weight_files import find_weights
+from wordbrush.formats.weight_files import find_weights, has_variant
 from wordbrush.formats.weights import read_weights
 
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -366,6 +366,8 @@ def test_which_files_hold_the_weights(tmp_path: Path, files: list[str], variant:
     assert [path.name for path in find_weights(tmp_path, "s", variant)] == found
     with pytest.raises(ModelFileError, match=r"there is no s\.other\.safetensors in .*; it holds|s\.other"):
         find_weights(tmp_path, "s", "other")
+    assert has_variant(tmp_path, "s", variant or "none") == (variant is not None)
+    assert not has_variant(tmp_path, "s", "other")
 
 
 def test_a_pickle_of_the_second_protocol_by_python_2(tmp_path: Path) -> None:

@@ -276,6 +276,16 @@ def test_another_vae(make: Make, tmp_path: Path) -> None:
         open_model(path, vae=tmp_path / "unet.safetensors")
 
 
+def test_a_vae_as_its_training_left_it(make: Make, tmp_path: Path) -> None:
+    parts, path = make("sd1")
+    vae = _under(read_tensors(path), "first_stage_model.")
+    left = ("loss.logvar", "loss.discriminator.main.0.weight", "loss.perceptual_loss.lin0.model.1.weight")
+    vae |= {name: torch.zeros(1) for name in (*left, "model_ema.decay", "model_ema.num_updates")}
+    torch.save({"state_dict": vae, "global_step": 840_000}, tmp_path / "kl-f8.ckpt")
+    found = open_model(path, vae=tmp_path / "kl-f8.ckpt")
+    assert_same_state(found.vae, parts.vae)
+
+
 @pytest.mark.parametrize("scale", ["none", "number", "one a row"])
 def test_weights_in_8_bits(make: Make, scale: str) -> None:
     parts, path = make("flux-schnell")

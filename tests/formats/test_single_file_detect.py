@@ -235,7 +235,7 @@ OTHERS: dict[str, tuple[Shapes, str, str]] = {
     "diffusers ControlNet": ({"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)}, "controlnet", "a ControlNet"),
     "IP-Adapter": ({"image_proj.proj.weight": (4, 4)}, "adapter", "an IP-Adapter"),
     "ESRGAN": ({"model.1.sub.0.RDB1.conv1.0.weight": (32, 64, 3, 3)}, "upscaler", "an upscaler (ESRGAN)"),
-    "TAESD": ({"decoder.layers.0.weight": (64, 4, 3, 3)}, "tiny vae", "a tiny autoencoder for previews"),
+    "TAESD": ({"decoder.layers.0.weight": (64, 4, 3, 3)}, "vae", "a tiny autoencoder (TAESD)"),
     "SD3": (
         {f"{UNET}joint_blocks.0.context_block.adaLN_modulation.1.weight": (9216, 1536)},
         "other model",

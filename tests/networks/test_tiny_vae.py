@@ -74,3 +74,19 @@ def test_a_few_steps_of_training_lower_the_error_and_reach_every_weight() -> Non
     assert losses[-1] < 0.6 * losses[0], losses
     still = [name for (name, now), was in zip(network.named_parameters(), start, strict=True) if torch.equal(now, was)]
     assert still == []
+
+
+def test_a_half_is_a_network_of_its_own() -> None:
+    nothing: dict[str, tuple[int, ...]] = {"encoder_block_out_channels": (), "num_encoder_blocks": ()}
+    decoder = TinyAutoencoder(replace(CONFIG, **nothing))  # type: ignore[arg-type]
+    assert decoder.encoder is None
+    assert all(name.startswith("decoder.") for name in decoder.state_dict())
+    assert decoder.config.downscale == 4
+    assert TinyAutoencoderConfig.from_dict(decoder.config.to_dict()) == decoder.config
+    with pytest.raises(ValueError, match="a decoder alone"):
+        decoder.encode(_images(1, 3, 16, 16))
+    encoder = TinyAutoencoder(replace(CONFIG, decoder_block_out_channels=(), num_decoder_blocks=()))
+    with pytest.raises(ValueError, match="an encoder alone"):
+        encoder.decode(torch.zeros(1, 4, 4, 4))
+    with pytest.raises(ValueError, match="leave nothing"):
+        replace(CONFIG, **nothing, decoder_block_out_channels=(), num_decoder_blocks=())  # type: ignore[arg-type]

@@ -14,7 +14,11 @@ from wordbrush.conditioning.t5_tokenizer import T5Tokenizer
 @pytest.fixture(scope="session")
 def tiny_t5_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small tokenizer of T5's kind."""
-    folder = tmp_path_factory.mktemp("t5")
+    return write_t5_tokenizer(tmp_path_factory.mktemp("t5"))
+
+
+def write_t5_tokenizer(folder: Path) -> Path:
+    """Fills the folder of `tiny_t5_tokenizer`."""
     (folder / "spiece.model").write_bytes(spiece.model(rules=spiece.compile_rules(spiece.RULES)))
     for name, text in T5Tokenizer.from_folder(folder).files().items():
         (folder / name).write_text(text, encoding="utf-8")

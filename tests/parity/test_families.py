@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,96 +11,36 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from tests.parity.families import FAMILIES as MADE
 from tests.parity.families import LENGTH, Maker
-from torch import Tensor
+from tests.parity.pictures import (
+    FAMILIES,
+    FLOW_FAMILIES,
+    FLOW_SCHEDULERS,
+    IMAGE,
+    MASK,
+    NEGATIVE,
+    PROMPT,
+    SIDE,
+    Family,
+    Ours,
+    Reference,
+    flux_picture_of,
+    most_likely_latents,
+    painted,
+    picture_of,
+    starting_noise,
+)
 
 import wordbrush
 from wordbrush import Pipeline, RequestError
 from wordbrush.formats.diffusers_folder import read_folder
-from wordbrush.formats.single_file.write import write_single_file
-
-PROMPT, NEGATIVE = "a fox to the left of a red car", "green house"
-STEPS = 4
-SIDE = 32
-
-# sampler -> the diffusers scheduler that it stands for
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "deis": ("DEISMultistepScheduler", {}),
-}
-# what docs/samplers.md says of PNDM on v-prediction
-_WITHOUT_PNDM = tuple(name for name in SCHEDULERS if name != "pndm")
-
-
-@dataclass(frozen=True)
-class Family:
-    """How a family is called in both programs; `guided` and `plain` are our names and theirs."""
-
-    guided: tuple[dict[str, Any], dict[str, Any]] = ({"guidance": 5.0}, {"guidance_scale": 5.0})
-    plain: tuple[dict[str, Any], dict[str, Any]] = ({"guidance": 1.0}, {"guidance_scale": 1.0})
-    samplers: tuple[str, ...] = tuple(SCHEDULERS)
-    picture: bool = False
-
-
-IMAGE = Image.effect_noise((SIDE, SIDE), 80).convert("RGB")
-MASK = Image.new("L", (SIDE, SIDE), 0)
-MASK.paste(255, (7, 3, 25, 30))
-
-FAMILIES = {
-    "sd1": Family(),
-    "sd2-v": Family(samplers=_WITHOUT_PNDM),
-    "sdxl": Family(),
-    "inpaint": Family(picture=True),
-    "edit": Family(
-        guided=({"guidance": 5.0, "image_guidance": 1.5}, {"guidance_scale": 5.0, "image_guidance_scale": 1.5}),
-        plain=({"guidance": 1.0, "image_guidance": 1.0}, {"guidance_scale": 1.0}),
-        picture=True,
-    ),
-    "lcm": Family(samplers=("lcm",)),
-    "sdxl-inpaint": Family(picture=True, samplers=("euler", "dpmpp_2m")),
-}
-
-
-class Reference:
-    """A pipeline of diffusers, and pictures it has painted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.own_scheduler = self.pipeline.scheduler
-        self.config = self.own_scheduler.config
-
-    def use(self, sampler: str | None) -> None:
-        """Makes a sampler the pipeline's; None is its own."""
-        self.pipeline.scheduler = self.own_scheduler
-        if sampler in SCHEDULERS:
-            name, options = SCHEDULERS[sampler]
-            self.pipeline.scheduler = getattr(diffusers, name).from_config(self.config, **options)
-
-    def __call__(self, **options: Any) -> np.ndarray:
-        """(H, W, 3) in 0..255, float."""
-        output = self.pipeline(prompt=PROMPT, num_inference_steps=STEPS, output_type="np", **options)
-        return np.asarray(255.0 * output.images[0])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _most_likely_latents() -> Iterator[None]:
-    """diffusers draws a picture's latents, we take the most likely; what it draws would also shift all later noise."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    with most_likely_latents():
         yield
 
 
@@ -111,48 +50,16 @@ def reference(make_family: Maker) -> Callable[[str], Reference]:
     return lambda name: made[name] if name in made else made.setdefault(name, Reference(make_family(name)))
 
 
-@dataclass(frozen=True)
-class Ours:
-    """A model opened twice: from its folder, and from a single file in the original layout, as other tools write it."""
-
-    folder: Pipeline
-    file: Pipeline
-
-    def __iter__(self) -> Iterator[Pipeline]:
-        return iter((self.folder, self.file))
-
-
 @pytest.fixture(scope="session")
 def ours(make_family: Maker, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ours]:
     made: dict[str, Ours] = {}
 
     def load(name: str) -> Ours:
         if name not in made:
-            folder = make_family(name)
-            path = tmp_path_factory.mktemp(name) / f"{name}.safetensors"
-            write_single_file(read_folder(folder), path)
-            strip_our_notes(path)
-            prediction = "v" if name == "sd2-v" else None
-            file = wordbrush.load(path, dtype="float32", tokenizer=folder, prediction=prediction)
-            made[name] = Ours(wordbrush.load(folder, dtype="float32"), file)
+            made[name] = Ours.opened(name, make_family(name), tmp_path_factory.mktemp(name))
         return made[name]
 
     return load
-
-
-def strip_our_notes(path: Path) -> None:
-    """Leaves of a file what any other tool would have written: tensors alone."""
-    save_file(load_file(path), path)
-
-
-def starting_noise(channels: int = 4, seed: int = 3) -> Tensor:
-    return torch.randn(1, channels, SIDE // 4, SIDE // 4, generator=torch.Generator().manual_seed(seed))
-
-
-def painted(pipe: Pipeline, **options: Any) -> np.ndarray:
-    """The picture before anything outside a mask is put back, (H, W, 3) in 0..255."""
-    result = pipe(PROMPT, steps=STEPS, seed=11, width=SIDE, height=SIDE, **options)
-    return np.asarray(pipe.decode(result.latents)[0], dtype=np.float64)
 
 
 def assert_same(pipes: Iterable[Pipeline], expected: np.ndarray, **options: Any) -> None:
@@ -174,123 +81,18 @@ CASES = [
 def test_paints_the_picture_of_diffusers(
     ours: Callable[[str], Ours], reference: Callable[[str], Reference], name: str, sampler: str, guided: bool
 ) -> None:
-    family, noise = FAMILIES[name], starting_noise()
-    own, theirs = family.guided if guided else family.plain
-    own, theirs = dict(own), dict(theirs)
-    if name != "lcm":
-        own["negative_prompt"] = theirs["negative_prompt"] = NEGATIVE
-    if family.picture:
-        own["image"] = theirs["image"] = IMAGE
-        if "inpaint" in name:
-            own |= {"mask": MASK, "strength": 1.0}
-            theirs |= {"mask_image": MASK, "strength": 1.0, "height": SIDE, "width": SIDE}
-    peer = reference(name)
-    peer.use(sampler)
-    expected = peer(latents=noise.clone(), generator=torch.Generator().manual_seed(11), **theirs)
-    assert_same(ours(name), expected, latents=noise, sampler=sampler, **own)
-
-
-def shifted_levels(sigmas: Any, shift: float | None, mu: float | None) -> np.ndarray:
-    """FLUX's noise levels by its paper: sigma / (sigma + (1 - sigma) / shift), shift being e^mu with a dynamic one."""
-    factor = float(np.exp(mu)) if shift is None else shift
-    levels = np.asarray(sigmas, dtype=np.float64)
-    return factor * levels / (1.0 + (factor - 1.0) * levels)
-
-
-class FlowLMS(diffusers.LMSDiscreteScheduler):  # type: ignore[misc]
-    """diffusers' linear multistep method on a flow: what it takes for noise is dx / dsigma, and FLUX predicts that."""
-
-    shift: float | None = None
-
-    def set_timesteps(self, count: int | None = None, device: Any = None, sigmas: Any = None, mu: Any = None) -> None:
-        if sigmas is None:  # as it is made
-            super().set_timesteps(count)
-            return
-        levels = shifted_levels(sigmas, self.shift, mu)
-        super().set_timesteps(len(levels))
-        self.sigmas = torch.from_numpy(np.append(levels, 0.0)).float()
-        self.timesteps = 1000.0 * self.sigmas[:-1]
-        self.is_scale_input_called = True
-
-
-class FlowHeun(diffusers.FlowMatchHeunDiscreteScheduler):  # type: ignore[misc]
-    """diffusers' Heun through the noise levels that the pipeline of FLUX asks for, which it cannot be told."""
-
-    shift_of_model: float | None = None
-
-    def set_timesteps(self, count: int | None = None, device: Any = None, sigmas: Any = None, mu: Any = None) -> None:
-        levels = torch.from_numpy(shifted_levels(sigmas, self.shift_of_model, mu)).float()
-        super().set_timesteps(len(levels))
-        self.sigmas = torch.cat([levels[:1], levels[1:].repeat_interleave(2), torch.zeros(1)])
-        self.timesteps = 1000.0 * self.sigmas[:-1]
-
-
-_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-# sampler -> diffusers' scheduler on a flow; ddim's step is there the same as Euler's
-FLOW_SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "euler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
-    "ddim": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
-    "heun": (FlowHeun, {"shift": 1.0}),
-    "lms": (FlowLMS, {}),
-    "lcm": (diffusers.FlowMatchLCMScheduler, {}),
-    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, _FLOW),
-    "dpmpp_2m_sde": (diffusers.DPMSolverMultistepScheduler, _FLOW | {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": (diffusers.UniPCMultistepScheduler, _FLOW),
-}
-
-
-def flow_scheduler(sampler: str, config: dict[str, Any], *, dev: bool) -> Any:
-    """diffusers' scheduler for FLUX.1 dev or schnell, whose pipeline says a shift to each."""
-    kind, options = FLOW_SCHEDULERS[sampler]
-    scheduler = kind.from_config(config | options | ({} if dev else {"flow_shift": 1.0}))
-    if not dev and kind in (diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler):
-        unshifted = scheduler.set_timesteps
-        # they refuse a shift by size that they do not use
-        scheduler.set_timesteps = lambda *args, mu=None, **rest: unshifted(*args, **rest)
-    if not dev:
-        scheduler.shift_of_model = 1.0
-        if sampler == "lms":
-            scheduler.shift = 1.0
-    return scheduler
-
-
-def packed_draws(generator: torch.Generator) -> Callable[..., Tensor]:
-    """diffusers' `randn_tensor` for packed pictures, drawn as for pictures that are not.
-
-    Its pipeline for FLUX hands its own generator to no scheduler.
-    """
-
-    def draw(shape: Any, **_: Any) -> Tensor:
-        rows, tokens, channels = shape
-        side = 2 * int(tokens**0.5)
-        drawn = torch.randn(rows, channels // 4, side, side, generator=generator)
-        return diffusers.FluxPipeline._pack_latents(drawn, rows, channels // 4, side, side)
-
-    return draw
+    expected, own = picture_of(reference(name), name, sampler, guided=guided)
+    assert_same(ours(name), expected, **own)
 
 
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("sampler", FLOW_SCHEDULERS)
-@pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
+@pytest.mark.parametrize("name", FLOW_FAMILIES)
 def test_flux(
-    ours: Callable[[str], Ours], reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch,
-    name: str, sampler: str, guided: bool,
-) -> None:  # fmt: skip
-    noise, dev, peer = starting_noise(), name == "flux-dev", reference(name)
-    peer.pipeline.scheduler = flow_scheduler(sampler, dict(peer.config), dev=dev)
-    for module in ("dpmsolver_multistep", "flow_match_lcm"):
-        draw = packed_draws(torch.Generator().manual_seed(11))
-        monkeypatch.setattr(f"diffusers.schedulers.scheduling_{module}.randn_tensor", draw)
-    theirs: dict[str, Any] = {"guidance_scale": 3.5, "max_sequence_length": 512 if dev else 256}
-    own: dict[str, Any] = {"guidance": 3.5} if dev else {"guidance": 1.0}
-    if guided:
-        theirs |= {"true_cfg_scale": 4.0, "negative_prompt": NEGATIVE}
-        own |= {"negative_prompt": NEGATIVE, ("true_guidance" if dev else "guidance"): 4.0}
-    expected = peer(
-        latents=diffusers.FluxPipeline._pack_latents(noise.clone(), 1, 4, 8, 8), height=SIDE, width=SIDE,
-        **theirs,
-    )  # fmt: skip
-    assert_same(ours(name), expected, latents=noise, sampler=sampler, **own)
+    ours: Callable[[str], Ours], reference: Callable[[str], Reference], name: str, sampler: str, guided: bool
+) -> None:
+    expected, own = flux_picture_of(reference(name), name, sampler, guided=guided)
+    assert_same(ours(name), expected, **own)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -361,6 +163,30 @@ def test_saved_folders_are_the_same_models_to_diffusers(
                 assert other(text, padding="max_length", max_length=LENGTH).input_ids == component(
                     text, padding="max_length", max_length=LENGTH
                 ).input_ids
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2-v", "sdxl", "inpaint", "edit", "flux-dev", "flux-schnell"])
+def test_diffusers_paints_our_picture_from_the_saved_folder(
+    ours: Callable[[str], Ours], tmp_path: Path, name: str
+) -> None:
+    """By the scheduler that was saved, so that only the folder can make a difference; saved from a single file."""
+    ours(name).file.save(tmp_path / "saved")
+    peer, noise, family = Reference(tmp_path / "saved"), starting_noise(), FAMILIES.get(name, Family())
+    own, theirs = {"latents": noise, **family.guided[0]}, {"latents": noise.clone(), **family.guided[1]}
+    if name != "edit":  # whose pictures have the size of the one they change
+        theirs |= {"height": SIDE, "width": SIDE}
+    if name.startswith("flux"):
+        packed = diffusers.FluxPipeline._pack_latents(noise.clone(), 1, 4, SIDE // 4, SIDE // 4)
+        own = {"latents": noise, "guidance": 3.5 if name == "flux-dev" else 1.0}
+        length = 512 if name == "flux-dev" else 256
+        theirs |= {"latents": packed, "guidance_scale": 3.5, "max_sequence_length": length}
+    if family.picture:
+        own["image"] = theirs["image"] = IMAGE
+    if name == "inpaint":
+        own |= {"mask": MASK, "strength": 1.0}
+        theirs |= {"mask_image": MASK, "strength": 1.0}
+    expected = peer(generator=torch.Generator().manual_seed(11), **theirs)
+    assert_same([*ours(name), wordbrush.load(tmp_path / "saved", dtype="float32")], expected, **own)
 
 
 def assert_equal_networks(found: torch.nn.Module, expected: torch.nn.Module) -> None:

@@ -7,11 +7,27 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wordbrush.cli import bench, console, data, evaluate, explain, generate, models, replay, train
+from wordbrush.cli import (
+    bench,
+    console,
+    data,
+    edit,
+    evaluate,
+    explain,
+    generate,
+    models,
+    plot,
+    prompts,
+    replay,
+    train,
+    travel,
+    upscale,
+    vary,
+)
 from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 
 # Each module adds its commands with `register(app)`; the order is that of `wordbrush --help`.
-COMMANDS = (generate, replay, explain, models, data, train, evaluate, bench)
+COMMANDS = (generate, edit, vary, travel, upscale, replay, plot, prompts, explain, models, data, train, evaluate, bench)
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130
 NO_MEMORY = "there is not enough memory; ask for fewer or smaller pictures"

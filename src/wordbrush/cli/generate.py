@@ -21,6 +21,7 @@ from wordbrush.request_fields import Lora
 if TYPE_CHECKING:
     from PIL import Image
 
+    from wordbrush.editing.plots import Grid
     from wordbrush.pipeline import Pipeline
 
 Prompt = Annotated[
@@ -32,11 +33,17 @@ Prompts = Annotated[
 ]
 Count = Annotated[int, typer.Option("--count", "-n", help="Pictures for each prompt.")]
 Target = Annotated[str, typer.Option("--output", "-o", help="A .png file, or a folder, which is made.")]
+Matrix = Annotated[
+    bool, typer.Option("--matrix", help="Paint every choice of the parts of PROMPT: a fox|pixel art|on blue.")
+]
 Sheet = Annotated[bool, typer.Option(help="With 2 to 400 pictures, also write them all on one.")]
 
 
 # More pictures than this are neither kept in memory nor put on one sheet.
 LARGEST_SHEET = 400
+
+# So many prompts that were written out are said; all of them are in the pictures.
+MOST_SHOWN = 8
 
 
 @dataclass
@@ -69,9 +76,27 @@ def generate(
     schedule: options.Schedule = None,
     timesteps: options.Timesteps = None,
     size: options.Size = None,
+    hires: options.HiresScale = None,
+    hires_upscaler: options.HiresUpscaler = None,
+    hires_steps: options.HiresSteps = None,
+    hires_strength: options.HiresStrength = None,
+    upscale: options.Upscale = None,
+    upscaler: options.Upscaler = None,
     lora: options.Loras = None,
     clip_skip: options.ClipSkip = None,
     emphasis: options.Emphasis = "original",
+    variation_seed: options.VariationSeed = None,
+    variation_strength: options.VariationStrength = None,
+    blend_prompt: options.BlendPrompt = None,
+    blend: options.Blend = None,
+    clip_guidance: options.ClipGuidance = None,
+    clip: options.Clip = None,
+    preset: options.Preset = None,
+    style: options.Styles = None,
+    expand: options.Expand = None,
+    expander: options.Expander = None,
+    expand_with: options.ExpandWith = None,
+    matrix: Matrix = False,
     model: options.Model = None,
     vae: options.Vae = None,
     text_encoder: options.TextEncoders = None,
@@ -105,17 +130,43 @@ def generate(
         timesteps=options.timesteps(timesteps),
         width=width,
         height=height,
+        hires=options.hires(hires, hires_upscaler, hires_steps, hires_strength),
+        upscale=upscale,
+        upscaler=upscaler,
         loras=tuple(Lora.parse(text) for text in lora or ()),
         clip_skip=clip_skip,
         emphasis=emphasis,
+        variation_seed=variation_seed,
+        variation_strength=variation_strength,
+        blend_prompt=blend_prompt,
+        blend=blend,
+        clip_guidance=clip_guidance,
+        clip=clip,
+        preset=preset,
+        styles=tuple(style or ()),
+        expand=options.expansion(expand, expander, expand_with),
     )
     place = Output.parse(output)
     place.check()
+    grids = matrix_of(request) if matrix else []
     pipe = open_pipeline(
         model, device, dtype, vae=vae, text_encoders=text_encoder, tokenizer=tokenizer, variant=variant,
         prediction=prediction, offload=offload,
     )  # fmt: skip
-    run(pipe, request, place, sheet=sheet, as_json=as_json)
+    if grids:
+        from wordbrush.cli.plot import on_grids
+
+        on_grids(grids, place, lambda _: pipe, as_json=as_json)
+    else:
+        run(pipe, request, place, sheet=sheet, as_json=as_json)
+
+
+def matrix_of(request: GenerationRequest) -> list[Grid]:
+    """The grid of a prompt matrix. Raises `RequestError` when the prompt is none."""
+    from wordbrush.editing.plots import matrix
+    from wordbrush.editing.setup import with_seed
+
+    return [matrix(with_seed(request))]
 
 
 def open_pipeline(
@@ -149,7 +200,7 @@ def run(pipe: Pipeline, request: GenerationRequest, place: Output, *, sheet: boo
     started = time.monotonic()
     request = pipe.fill(request)
     notes = pipe.notes(request)
-    for text in notes:
+    for text in (*_became(request), *notes):
         console.note(text)
     painted = Painted()
     try:
@@ -222,6 +273,14 @@ def read_prompts(argument: str | None, source: str | None) -> tuple[str, ...]:
     if not texts:
         raise RequestError(f"there is no prompt in {'standard input' if name == '-' else repr(name)}")
     return texts
+
+
+def _became(request: GenerationRequest) -> list[str]:
+    """The prompts of a filled-in request that are not what was written, or the first few of them."""
+    if request.written is None:
+        return []
+    found = [f"the prompt became: {text}" for text in dict.fromkeys(request.prompts)]
+    return found if len(found) <= MOST_SHOWN else [*found[:MOST_SHOWN], f"and {len(found) - MOST_SHOWN} more"]
 
 
 def _write_sheet(painted: Painted, request: GenerationRequest, place: Output) -> Path:

@@ -16,7 +16,7 @@ from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 if TYPE_CHECKING:
     from wordbrush.formats.library import LibraryEntry
 
-Kind = Literal["checkpoint", "vae", "lora", "embedding", "text_encoder"]
+Kind = Literal["checkpoint", "vae", "lora", "embedding", "text_encoder", "upscaler"]
 
 Place = Annotated[
     str | None,
@@ -159,25 +159,35 @@ def convert(
     source: Source,
     target: Target,
     dtype: WrittenDtype = None,
+    vae: options.Vae = None,
+    text_encoder: options.TextEncoders = None,
     tokenizer: options.Tokenizer = None,
     variant: options.Variant = None,
+    prediction: options.Prediction = None,
     force: Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a model in the other form: a diffusers folder as one .safetensors file, a file as a diffusers folder.
 
-    Every weight keeps its bits, there and back, unless --dtype changes them. A .ckpt is read, and never run.
+    Every weight keeps its bits, there and back, unless --dtype changes them. A .ckpt is read, and never run. What a
+    file lacks (--vae, --text-encoder, --tokenizer) becomes part of what is written.
     """
-    from wordbrush.formats.convert import convert_model
+    from wordbrush.formats.convert import Opening, convert_model
     from wordbrush.formats.open import locate_model
+    from wordbrush.formats.single_file.read import left_out
 
-    size = convert_model(
-        locate_model(source), target.expanduser(), dtype=dtype, tokenizer=tokenizer, variant=variant, force=force
+    place = locate_model(source)
+    omitted = left_out(place) if place.is_file() else None
+    opening = Opening(
+        variant=variant, vae=vae, text_encoders=tuple(text_encoder or ()), tokenizer=tokenizer, prediction=prediction
     )
+    size = convert_model(place, target.expanduser(), dtype=dtype, opening=opening, force=force)
     if as_json:
-        console.json_result({"path": str(target), "bytes": size, "dtype": dtype})
+        console.json_result({"path": str(target), "bytes": size, "dtype": dtype, "left_out": omitted})
     else:
         console.result(f"{target}: {_size(size)}")
+    if omitted is not None:
+        console.note(omitted)
 
 
 def remove(name: Named, yes: Yes = False, as_json: options.AsJson = False) -> None:

@@ -62,6 +62,10 @@ class Output:
             return write_new(self.folder / "contact-sheet.png", data)
         return write_whole(self.file.with_name(f"{self.file.stem}-sheet{self.file.suffix}"), data)
 
+    def write_plot(self, data: bytes) -> Path:
+        """Saves a sheet that is the result itself; returns where."""
+        return write_new(self.folder / "plot.png", data) if self.file is None else write_whole(self.file, data)
+
 
 def slug(prompt: str) -> str:
     """The prompt as a file name: letters and digits of any script, joined by hyphens, at most 60 characters."""

@@ -16,6 +16,13 @@ from wordbrush.metadata import Origin, PictureMetadata, png_bytes, read_metadata
 Source = Annotated[
     str, typer.Argument(metavar="PNG", help="A picture that Wordbrush saved, or one with A1111 settings.")
 ]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", metavar="FILE", help="Where the edited picture is now.", show_default="where it was"),
+]
+Mask = Annotated[
+    str | None, typer.Option("--mask", metavar="FILE", help="Where the mask is now.", show_default="where it was")
+]
 Target = Annotated[str | None, typer.Option("--output", "-o", help="A .png file.", show_default="NAME-replay.png")]
 
 
@@ -27,6 +34,8 @@ def register(app: typer.Typer) -> None:
 def replay(
     source: Source,
     output: Target = None,
+    image: Image = None,
+    mask: Mask = None,
     model: options.Model = None,
     vae: options.Vae = None,
     device: options.Device = "auto",
@@ -35,8 +44,12 @@ def replay(
     ] = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Paint a saved picture again from the request inside it: the same pixels with the same model on such a machine."""
+    """Paint a saved picture again from the request inside it: the same pixels with the same model on such a machine.
+
+    An edit needs the picture and the mask that it was made with, and is refused with others.
+    """
     from wordbrush.cli.output import Output
+    from wordbrush.editing.again import with_inputs
 
     metadata = read_metadata(source)
     for key, value in (metadata.ignored or {}).items():
@@ -45,10 +58,11 @@ def replay(
     if place.file is None:
         raise RequestError(f"-o {output!r} is not a .png file")
     place.check()
+    asked = with_inputs(metadata.request, {"image": image, "mask": mask}, Path(source).parent)
     if dtype == "auto":
         dtype = metadata.origin.dtype or dtype
     pipe = open_pipeline(model or _local(metadata.request.model), device, dtype, vae=vae or metadata.request.vae)
-    request = pipe.fill(metadata.request.model_copy(update={"model": None, "vae": None}))
+    request = pipe.fill(asked.model_copy(update={"model": None, "vae": None}))
     origin = pipe.origin_of(request)
     for text in [*_differences(metadata.origin, origin), *pipe.notes(request)]:
         console.note(text)
@@ -56,10 +70,10 @@ def replay(
         for step in pipe.steps(request):
             latents = step.x
             advance()
-    image = pipe.finish(request, latents)[0]
-    data = png_bytes(image, PictureMetadata(request=request, origin=origin))
+    painted = pipe.finish(request, latents)[0]
+    data = png_bytes(painted, PictureMetadata(request=request, origin=origin))
     file = write_new(place.file, data) if output is None else write_whole(place.file, data)
-    same, verdict = _compare(source, image)
+    same, verdict = _compare(source, painted)
     if as_json:
         console.json_result({"file": str(file), "identical": same, "verdict": verdict, **asdict(origin)})
     else:

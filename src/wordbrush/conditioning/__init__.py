@@ -14,4 +14,6 @@ of_model.py       which of them a model needs
 report.py         what becomes of every word, as data; clip_report.py finds it out for the models that read CLIP
 notes.py          the sentences of it that a user should know, for a whole request
 prompted.py       prompts and a network to one guided denoiser
+writing.py        prompts written out before all that: alternatives.py draws with wildcards.py, expansion.py goes on,
+                  styles.py puts templates around; gpt2_tokenizer.py is what the expander reads with
 """

@@ -99,9 +99,9 @@ class ClipTokenizer:
         if (folder / "special_tokens_map.json").exists():
             config = read_json(folder / "special_tokens_map.json") | config
         if (folder / "vocab.json").exists():
-            vocab, merges = read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
+            vocab, merges = read_json(folder / "vocab.json"), read_merges(folder / "merges.txt")
         else:
-            vocab, merges = _read_backend_file(folder / "tokenizer.json")
+            vocab, merges = read_backend_file(folder / "tokenizer.json")
         if not all(isinstance(index, int) for index in vocab.values()):
             raise ModelFileError(f"the vocabulary in {folder} does not give every piece a whole number")
         default = SpecialTokens()
@@ -167,7 +167,8 @@ def _byte_pair_encoder(vocab: dict[str, int], merges: list[tuple[str, str]], spe
     return backend
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a `merges.txt`, most important first. Raises `ModelFileError`."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
@@ -182,8 +183,8 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return pairs  # type: ignore[return-value]
 
 
-def _read_backend_file(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges from the single-file form that newer tools write."""
+def read_backend_file(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges from the single-file form that newer tools write. Raises `ModelFileError`."""
     content = read_json(path)
     try:
         model = content["model"]
@@ -193,7 +194,7 @@ def _read_backend_file(path: Path) -> tuple[dict[str, int], list[tuple[str, str]
         added = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
         return {**model["vocab"], **added}, merges  # type: ignore[return-value]  # the lengths were checked
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"the tokenizer file {path} is not a CLIP tokenizer: {error}; copy it again") from error
+        raise ModelFileError(f"the tokenizer file {path} is no byte-pair tokenizer: {error}; copy it again") from error
 
 
 def _token(config: Mapping[str, Any], name: str, default: str) -> str:

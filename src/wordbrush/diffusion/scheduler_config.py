@@ -179,6 +179,11 @@ def read_scheduler_config(config: Mapping[str, Any], *, family: str | None = Non
     return found if family is None else replace(found, **_OF_PIPELINE[family])
 
 
+def knows_scheduler(name: str) -> bool:
+    """Whether a diffusers scheduler class of that name can be read."""
+    return name in _CLASSES
+
+
 def _refuse_others(name: str, config: Mapping[str, Any], known: _SchedulerClass) -> None:
     for option, values in {**{option: (off,) for option, off in _OFF.items()}, **known.required}.items():
         value = config.get(option, values[0])

@@ -6,9 +6,11 @@ import secrets
 from typing import Any
 
 from wordbrush.diffusion.plan import TimePlan
+from wordbrush.editing.canvas import with_picture
 from wordbrush.editing.start import steps_to_run
 from wordbrush.errors import RequestError
 from wordbrush.formats.parts import ModelParts
+from wordbrush.networks.tiny_vae import TinyAutoencoder
 from wordbrush.request import GenerationRequest
 
 
@@ -22,17 +24,25 @@ def filled_for(parts: ModelParts, request: GenerationRequest) -> GenerationReque
         if wanted is not None and wanted != held:
             raise RequestError(f"the request is for {what} {wanted!r}, this pipeline holds {held or 'its own'!r}")
     _refuse_meaningless(parts, request)
+    if request.variation_strength is not None and request.variation_seed is None:
+        request = request.model_copy(update={"variation_seed": secrets.randbelow(2**32)})
     changed: dict[str, Any] = {}
     if request.sampler not in (None, parts.defaults.sampler):  # another sampler may want another spacing
         changed["schedule"] = parts.scheduler.default_schedule(request.sampler)
     if request.image is not None:
-        step = side_step(parts)
-        changed["width"], changed["height"] = (max(side // step, 1) * step for side in request.image.load().size)
-    seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        strength = parts.defaults.strength if request.strength is None else request.strength
+        pure_noise = parts.picture_input is not None and strength == 1.0
+        request = with_picture(request, side_step(parts), pure_noise=pure_noise)
     defaults = parts.defaults.model_copy(update=changed)
-    filled = request.filled(defaults, seed=seed, model=parts.name, vae=parts.vae_name)
+    request = with_seed(request)
+    filled = request.filled(defaults, seed=request.seed or 0, model=parts.name, vae=parts.vae_name)
     loop_times(parts, filled)
     return filled
+
+
+def with_seed(request: GenerationRequest) -> GenerationRequest:
+    """The request with a seed: its own, or one that is drawn."""
+    return request if request.seed is not None else request.model_copy(update={"seed": secrets.randbelow(2**32)})
 
 
 def _refuse_meaningless(parts: ModelParts, request: GenerationRequest) -> None:
@@ -43,6 +53,13 @@ def _refuse_meaningless(parts: ModelParts, request: GenerationRequest) -> None:
     ):
         if getattr(request, name) is not None and not has:
             raise RequestError(f"{name}={getattr(request, name)} has no meaning for {parts.name!r}, which {why}")
+    sees_a_picture = request.image is not None or parts.picture_input is not None
+    if sees_a_picture and isinstance(parts.vae, TinyAutoencoder) and parts.vae.encoder is None:
+        held = parts.vae_name or f"of {parts.name}"
+        raise RequestError(
+            f"the VAE {held} is a decoder alone, which makes no latents of a picture; put its encoder beside it "
+            "(taesd_encoder beside taesd_decoder), or give another VAE"
+        )
 
 
 def side_step(parts: ModelParts) -> int:
@@ -80,5 +97,6 @@ def loop_times(parts: ModelParts, request: GenerationRequest) -> tuple[TimePlan,
         raise RequestError(str(error)) from error
     times = plan.times
     if request.image is not None:
-        times = times[-(steps_to_run(len(times) - 1, request.strength or 0.0) + 1) :]
+        flow = parts.transformer is not None
+        times = times[-(steps_to_run(len(times) - 1, request.strength or 0.0, rounds_up=flow) + 1) :]
     return plan, times

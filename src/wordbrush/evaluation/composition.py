@@ -250,6 +250,5 @@ def through_codec(pipe: Pipeline, pictures: Sequence[Image.Image], batch: int = 
     result = []
     for start in range(0, len(pictures), batch):
         images = to_images(np.stack([np.asarray(picture) for picture in pictures[start : start + batch]]))
-        latents = pipe.vae.encode(images.to(pipe.runtime.device, pipe.runtime.dtype)).mode()
-        result += pipe.decode(latents.float())
+        result += pipe.decode(pipe.codec.encode(images))
     return result

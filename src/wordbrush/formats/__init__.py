@@ -12,6 +12,7 @@ weights
     stored.py             a network's weights as they were stored, to write a model back without loss
 models
     parts.py              ModelParts: a model's networks, tokenizers and settings; fit.py, defaults.py: checks, defaults
+    schedulers.py         what a scheduler_config.json says, also of a scheduler that is not known here
     diffusers_folder/     a diffusers pipeline folder, read and written
     single_file/          a model in one file, detected, read and written
     open.py               what the word after `-m` means

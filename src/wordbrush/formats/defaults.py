@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wordbrush.diffusion.plan import SamplingConfig
-from wordbrush.request import ModelDefaults
+from wordbrush.request_fields import ModelDefaults
 
 # steps and guidance
 _USUAL = {

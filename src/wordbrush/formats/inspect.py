@@ -208,7 +208,8 @@ def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
 def _native_size(configs: Mapping[str, Mapping[str, Any]]) -> int | None:
     """The side of its pictures in pixels; None where the configs do not say."""
     side = _count(configs.get("unet", {}), "sample_size", 64 if "unet" in configs else 128)
-    levels = configs.get("vae", {}).get("block_out_channels")
+    vae = configs.get("vae", {})
+    levels = vae.get("block_out_channels", vae.get("decoder_block_out_channels"))  # the latter, of a tiny autoencoder
     return side * 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else None
 
 

@@ -24,8 +24,12 @@ from wordbrush.formats.weight_files import PICKLED, SAFETENSORS
 EMBEDDED = "scenes-128"
 
 CHECKPOINT, VAE, LORA, EMBEDDING, TEXT_ENCODER = "checkpoint", "vae", "lora", "embedding", "text_encoder"
+UPSCALER = "upscaler"
 
-KINDS = {CHECKPOINT: "model", VAE: "VAE", LORA: "LoRA", EMBEDDING: "embedding", TEXT_ENCODER: "text encoder"}
+KINDS = {
+    CHECKPOINT: "model", VAE: "VAE", LORA: "LoRA", EMBEDDING: "embedding", TEXT_ENCODER: "text encoder",
+    UPSCALER: "upscaler",
+}  # fmt: skip
 """The kinds a library finds, and what to call one."""
 
 SUFFIXES = (*SAFETENSORS, *PICKLED)
@@ -37,14 +41,16 @@ PICTURES = (".png", ".webp")
 # Folder names, in lower case, that say what is inside: A1111's and Forge's, ComfyUI's.
 _TREE = {
     "stable-diffusion": CHECKPOINT, "checkpoints": CHECKPOINT, "diffusion_models": CHECKPOINT, "unet": CHECKPOINT,
-    "diffusers": CHECKPOINT, "lora": LORA, "loras": LORA, "lycoris": LORA, "vae": VAE, "embeddings": EMBEDDING,
-    "text_encoder": TEXT_ENCODER, "text_encoders": TEXT_ENCODER, "clip": TEXT_ENCODER,
+    "diffusers": CHECKPOINT, "lora": LORA, "loras": LORA, "lycoris": LORA, "vae": VAE, "vae_approx": VAE,
+    "vae-taesd": VAE, "embeddings": EMBEDDING, "text_encoder": TEXT_ENCODER,
+    "text_encoders": TEXT_ENCODER, "clip": TEXT_ENCODER, "esrgan": UPSCALER, "realesrgan": UPSCALER,
+    "upscale_models": UPSCALER,
 }  # fmt: skip
 
 # What `detect` calls a file -> its kind. A model of a family that is not run here says so when it is opened.
 _DETECTED = {
     "model": CHECKPOINT, "other model": CHECKPOINT, "vae": VAE, "lora": LORA, "embedding": EMBEDDING,
-    "text encoder": TEXT_ENCODER,
+    "text encoder": TEXT_ENCODER, "upscaler": UPSCALER,
 }  # fmt: skip
 
 # Prompts are searched for embeddings every time; larger files, which cannot be any, are not opened for that.

@@ -48,6 +48,7 @@ class ModelParts:
         variant: which of several forms of the weights in `source` was read, such as "fp16".
         vae_name: what requests and metadata call a VAE that took the place of the model's own.
         scheduler_json: the scheduler_config.json it came with, to be written back as it was.
+        notes: what a user should know of how it was read, one sentence each.
     """
 
     family: str
@@ -67,6 +68,7 @@ class ModelParts:
     variant: str | None = None
     vae_name: str | None = None
     scheduler_json: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

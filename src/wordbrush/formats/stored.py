@@ -31,6 +31,25 @@ def stored_weights(parts: ModelParts, part: str, network: nn.Module) -> dict[str
     return result
 
 
+def scaled_weights(parts: ModelParts, part: str, dialect: str) -> dict[str, Tensor]:
+    """The 8-bit weights of a part that its file holds with scales, those scales and what else runs them in 8 bits.
+
+    By their names in the file without the prefix; none if the file spells them in another dialect than the one asked
+    for, and without weights that have been changed since.
+    """
+    if parts.source is None or not parts.source.is_file():
+        return {}
+    from wordbrush.formats.single_file.read import scaled_part
+
+    state = parts.networks[part].state_dict()
+    kept: dict[str, Tensor] = {}
+    with contextlib.suppress(ModelFileError):  # as above
+        for own, stored in scaled_part(parts.source, part, dialect):
+            if all(tensor.to(state[name].dtype).equal(state[name].cpu()) for name, tensor in own.items()):
+                kept |= stored
+    return kept
+
+
 def _stored(parts: ModelParts, part: str, network: nn.Module) -> dict[str, Tensor]:
     if parts.source is None:
         return {}

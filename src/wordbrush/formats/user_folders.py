@@ -44,3 +44,8 @@ def _place(variable: str, folder: str, *, windows: str, mac: str) -> Path:
         named = Path(os.environ.get(variable) or "")
         base = named if named.is_absolute() else Path.home() / folder  # the XDG rule: a relative value is not valid
     return base / "wordbrush"
+
+
+def shipped_folder() -> Path:
+    """Presets, styles and wildcards that come with Wordbrush, laid out as a user's own are in `config_folder`."""
+    return Path(__file__).resolve().parent.parent / "presets"

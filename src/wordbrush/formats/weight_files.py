@@ -25,18 +25,28 @@ def find_weights(folder: Path, stem: str, variant: str | None = None) -> list[Pa
         ModelFileError: there are none, or none of that variant.
     """
     for infix in ("", ".fp16") if variant is None else (f".{variant}",):
-        for name, ending in ((stem, "safetensors"), (_PICKLED_STEMS.get(stem, stem), "bin")):
-            whole = folder / f"{name}{infix}.{ending}"
-            if whole.exists():
-                return [whole]
-            # the index of shards puts the variant after `index`
-            index = folder / f"{name}.{ending}.index{infix}.json"
-            if index.exists():
-                return _shards(index)
+        form = _form(folder, stem, infix)
+        if form is not None:
+            return _shards(form) if form.suffix == ".json" else [form]
     others = sorted(path.name for ending in ("bin", "safetensors") for path in folder.glob(f"*.{ending}"))
     found = f"; it holds {', '.join(others)}" if others else "; copy the folder again"
     wanted = stem if variant is None else f"{stem}.{variant}"
     raise ModelFileError(f"there is no {wanted}.safetensors in {folder}{found}")
+
+
+def has_variant(folder: Path, stem: str, variant: str) -> bool:
+    """Whether a network's weights are there in this form."""
+    return _form(folder, stem, f".{variant}") is not None
+
+
+def _form(folder: Path, stem: str, infix: str) -> Path | None:
+    """The file of weights, or the index of their shards, of one form; None when there is neither."""
+    for name, ending in ((stem, "safetensors"), (_PICKLED_STEMS.get(stem, stem), "bin")):
+        # the index of shards puts the variant after `index`
+        for path in (folder / f"{name}{infix}.{ending}", folder / f"{name}.{ending}.index{infix}.json"):
+            if path.exists():
+                return path
+    return None
 
 
 # transformers calls its networks `model` as safetensors and `pytorch_model` as .bin

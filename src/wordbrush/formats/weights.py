@@ -17,7 +17,10 @@ from wordbrush.formats.safetensors_file import read_tensors
 from wordbrush.formats.weight_files import PICKLED, find_weights
 from wordbrush.runtime.policy import Runtime
 
-__all__ = ["build", "fill", "find_weights", "listed", "read_weights", "without_weights"]
+__all__ = ["FP8", "build", "fill", "find_weights", "listed", "read_weights", "without_weights"]
+
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+"""Number formats that are stored only: networks hold them as bfloat16, which has each of their numbers exactly."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -88,7 +91,8 @@ def fill(network: M, tensors: dict[str, torch.Tensor], source: Path, runtime: Ru
 
     Args:
         runtime: where the network will run. If that is a CPU, each tensor gets its number format as soon as it is
-            checked, and its pages of the file are given back before many others are read. None leaves them as stored.
+            checked, and its pages of the file are given back before many others are read. None leaves them as stored,
+            those in 8 bits as bfloat16.
 
     Raises:
         ModelFileError: a tensor holds values that are not numbers.
@@ -99,6 +103,7 @@ def fill(network: M, tensors: dict[str, torch.Tensor], source: Path, runtime: Ru
     placed = {}
     for name in sorted(tensors, key=lambda name: tensors[name].data_ptr()):  # page after page
         tensor = tensors.pop(name)
+        tensor = tensor.to(torch.bfloat16) if tensor.dtype in FP8 else tensor
         placed[name] = tensor if own is None else own.placed(tensor, packed=packed)
         if not _is_finite(placed[name]):  # which the tensor then is not either, unless it is too large
             if not _is_finite(tensor):

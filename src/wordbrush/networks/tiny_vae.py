@@ -1,7 +1,8 @@
 """A tiny autoencoder in a large one's latent space, for previews: TAESD and its siblings (Boer Bohan 2023).
 
 It was distilled from a KL-VAE and gives and takes the latents that the denoiser works on, so its scale is 1 and its
-shift 0 in all known files. State-dict keys are those of diffusers' AutoencoderTiny.
+shift 0 in all known files. State-dict keys are those of diffusers' AutoencoderTiny. Its halves are also shared one by
+one: then the other has no levels in the config, and is None.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 
 from .blocks import draw_parameters
 from .config import Dialect, read_fields, require
+from .vae import AutoencoderKL
 
 _LIMIT = 3.0  # latents further from zero than this are bent back before decoding
 _DIALECT = Dialect(
@@ -32,7 +34,7 @@ class TinyAutoencoderConfig:
     Attributes:
         encoder_block_out_channels, decoder_block_out_channels: channels per level, all the same within each.
         num_encoder_blocks: residual blocks per level, finest first; each further level halves height and width.
-        num_decoder_blocks: the same on the way back, coarsest first.
+        num_decoder_blocks: the same on the way back, coarsest first. Of a half that is not there, these are empty.
         scaling_factor, shift_factor: latents = (encoder output - shift_factor) * scaling_factor.
     """
 
@@ -52,15 +54,17 @@ class TinyAutoencoderConfig:
         for part in ("encoder", "decoder"):
             widths, blocks = getattr(self, f"{part}_block_out_channels"), getattr(self, f"num_{part}_blocks")
             require(
-                len(widths) == len(blocks) >= 1,
+                len(widths) == len(blocks),
                 f"{part}_block_out_channels={widths} and num_{part}_blocks={blocks} must name the same levels",
             )
             require(
-                len(set(widths)) == 1 and widths[0] >= 1,
+                not widths or (len(set(widths)) == 1 and widths[0] >= 1),
                 f"{part}_block_out_channels={widths} must hold one number, the same for every level",
             )
+        levels = {len(blocks) for blocks in (self.num_encoder_blocks, self.num_decoder_blocks) if blocks}
+        require(bool(levels), "num_encoder_blocks=() and num_decoder_blocks=() leave nothing; give one of them levels")
         require(
-            len(self.num_encoder_blocks) == len(self.num_decoder_blocks),
+            len(levels) == 1,
             f"num_encoder_blocks={self.num_encoder_blocks} and num_decoder_blocks={self.num_decoder_blocks} must be "
             "of one length, so that a decoded picture has the size it had",
         )
@@ -69,7 +73,18 @@ class TinyAutoencoderConfig:
     @property
     def downscale(self) -> int:
         """Pixels per latent along each side."""
-        return 2 ** (len(self.num_encoder_blocks) - 1)
+        return 2 ** (len(self.num_decoder_blocks or self.num_encoder_blocks) - 1)
+
+    @property
+    def reach(self) -> int:
+        """How many latents away along a side a pixel may lie and still matter to a latent, or the other way round."""
+        pixels = 0
+        for blocks in (self.num_encoder_blocks, self.num_decoder_blocks[::-1]):  # finest first
+            own = 1
+            for level, count in enumerate(blocks):
+                own += (3 * count + 2) * 2**level  # a pixel a 3×3 convolution; those between levels and at the end too
+            pixels = max(pixels, own)
+        return -(-pixels // self.downscale)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TinyAutoencoderConfig:
@@ -147,15 +162,17 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: TinyAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = Encoder(config) if config.num_encoder_blocks else None
+        self.decoder = Decoder(config) if config.num_decoder_blocks else None
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the scaled latents (B, C, H/f, W/f) of images (B, 3, H, W) in [-1, 1].
 
         Raises:
-            ValueError: height or width is not a multiple of f = `config.downscale`.
+            ValueError: height or width is not a multiple of f = `config.downscale`, or this is a decoder alone.
         """
+        if self.encoder is None:
+            raise ValueError("num_encoder_blocks=() leaves a decoder alone, which encodes nothing")
         step = self.config.downscale
         for name, size in (("height", images.shape[2]), ("width", images.shape[3])):
             low = size // step * step
@@ -166,9 +183,19 @@ class TinyAutoencoder(nn.Module):
         return (self.encoder(images) - self.config.shift_factor) * self.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Returns images (B, 3, h*f, w*f), about [-1, 1] but not clipped, for scaled latents (B, C, h, w)."""
+        """Returns images (B, 3, h*f, w*f), about [-1, 1] but not clipped, for scaled latents (B, C, h, w).
+
+        Raises:
+            ValueError: this is an encoder alone.
+        """
+        if self.decoder is None:
+            raise ValueError("num_decoder_blocks=() leaves an encoder alone, which decodes nothing")
         return self.decoder(latents / self.config.scaling_factor + self.config.shift_factor)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Re-draws every parameter as `draw_parameters` does."""
         draw_parameters(self, generator)
+
+
+Autoencoder = AutoencoderKL | TinyAutoencoder
+"""What turns pictures into the latents of a model, and back."""

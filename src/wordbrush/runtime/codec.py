@@ -12,10 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from wordbrush.networks.vae import AutoencoderKL, DiagonalGaussian
+from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
 from wordbrush.runtime.packed_vae import PackedDecoder, fastest_decoder
 from wordbrush.runtime.policy import Runtime
 from wordbrush.runtime.strips import StripDecoder, StripEncoder, in_strips
+from wordbrush.runtime.tiny_strips import TinyStrips
 
 
 class Codec:
@@ -27,14 +28,14 @@ class Codec:
         note: what a user should know, once something had to be done again another way; else None.
     """
 
-    def __init__(self, vae: AutoencoderKL, runtime: Runtime) -> None:
+    def __init__(self, vae: Autoencoder, runtime: Runtime) -> None:
         self.runtime = runtime.suiting(vae)
         self.vae = self.runtime.place(vae)
         self.note: str | None = None
         self._short_of_memory = False
 
     @cached_property
-    def _decoder(self) -> AutoencoderKL | PackedDecoder:
+    def _decoder(self) -> Autoencoder | PackedDecoder:
         return fastest_decoder(self.vae, self.runtime)
 
     @property
@@ -51,13 +52,14 @@ class Codec:
     def encode(self, images: Tensor, *, scaled: bool = True) -> Tensor:
         """The most likely latents (B, C, h, w) float32 of images (B, 3, H, W) in [-1, 1].
 
-        scaled: to about unit variance; else as the bare network gives them.
+        scaled: to about unit variance; else as the bare network gives them. A tiny autoencoder gives them so itself.
         """
         images = images.to(self.runtime.device, self.runtime.dtype)
-        if in_strips(*images.shape[2:]):
-            encoder = StripEncoder(self.vae)
-            return torch.cat([self._latents(encoder.encode_raw(image[None]), scaled) for image in images])
-        return self._latents(self.vae.encode_raw(images), scaled)
+        large, vae = in_strips(*images.shape[2:]), self.vae
+        if isinstance(vae, TinyAutoencoder):
+            return (TinyStrips(vae) if large else vae).encode(images).float()
+        raws = [StripEncoder(vae).encode_raw(image[None]) for image in images] if large else [vae.encode_raw(images)]
+        return torch.cat([(vae.scaled(raw) if scaled else raw).mode().float() for raw in raws])
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -68,9 +70,6 @@ class Codec:
         room for is decoded again in strips.
         """
         return torch.cat([self._decoded(row[None]) for row in latents])
-
-    def _latents(self, raw: DiagonalGaussian, scaled: bool) -> Tensor:
-        return (self.vae.scaled(raw) if scaled else raw).mode().float()
 
     def _decoded(self, row: Tensor) -> Tensor:
         image = self._image(row)
@@ -89,6 +88,8 @@ class Codec:
             except torch.OutOfMemoryError:
                 self._short_of_memory = True
                 self._say("the GPU has no room to decode pictures whole, so they are decoded in strips")
+        if isinstance(self._decoder, TinyAutoencoder):
+            return TinyStrips(self._decoder).decode(row).float()
         return StripDecoder(self._decoder).decode(row).float()
 
     def _say(self, note: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wordbrush.networks.blocks import ResnetBlock, Upsample
+from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
 from wordbrush.networks.vae import AutoencoderKL, Level
 from wordbrush.runtime.packed_unet import PackedResnet
 from wordbrush.runtime.packing import FoldedUpsample, PackedConv, PackedNorm, can_pack
@@ -17,8 +18,10 @@ from wordbrush.runtime.policy import Runtime
 Part = Callable[[Tensor], Tensor]
 
 
-def fastest_decoder(vae: AutoencoderKL, runtime: Runtime) -> AutoencoderKL | PackedDecoder:
+def fastest_decoder(vae: Autoencoder, runtime: Runtime) -> Autoencoder | PackedDecoder:
     """What to decode with: a packed copy where that is possible, else the given network, in its place already."""
+    if isinstance(vae, TinyAutoencoder):
+        return vae
     return PackedDecoder(vae) if can_pack(runtime.device, runtime.dtype) else vae
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from wordbrush.errors import RequestError
+from wordbrush.formats.clip_files import PICTURE_CONFIG
 from wordbrush.formats.diffusers_folder import model_index
 from wordbrush.training.export import write_network
 from wordbrush.training.recipe import AssembleRecipe
@@ -52,6 +53,9 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
             write_network(
                 made / part, config, load_file(weights), dtype=_DTYPES[recipe.dtype], weights_name=weights.stem
             )
+        picture = sources["clip"] / PICTURE_CONFIG
+        if picture.exists():
+            shutil.copyfile(picture, made / "clip" / PICTURE_CONFIG)
         shutil.copytree(sources["scheduler"], made / "scheduler")
         shutil.copytree(sources["tokenizer"], made / "tokenizer")
         os.replace(made / "tokenizer/words.json", made / "words.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import caption, render, sample_scene
+from wordbrush.formats.clip_files import PICTURE_CONFIG
+from wordbrush.metadata import write_whole
 from wordbrush.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.loop import Batch
@@ -65,7 +68,17 @@ class CLIPTask:
         """Nothing runs in the background."""
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
-        """Writes `clip/`, which transformers' CLIPModel opens."""
+        """Writes `clip/`, which transformers' CLIPModel and CLIPImageProcessor open."""
         write_network(
             folder / "clip", self.config.to_dict(), averaged["clip"], dtype=torch.float32, weights_name="model"
         )
+        side = self.config.vision_config.image_size
+        half = [0.5, 0.5, 0.5]  # of `to_images`
+        picture = {
+            "image_processor_type": "CLIPImageProcessor",
+            "crop_size": {"height": side, "width": side},
+            "size": {"shortest_edge": side},
+            "image_mean": half,
+            "image_std": half,
+        }
+        write_whole(folder / "clip" / PICTURE_CONFIG, (json.dumps(picture, indent=2) + "\n").encode())

@@ -101,6 +101,26 @@ class InspectorRecipe(_Strict):
     network: dict[str, Any] = Field(default_factory=dict)
 
 
+class ExpanderRecipe(_Strict):
+    """A small GPT-2 on captions of scenes, which continues what a user begins (Radford 2019)."""
+
+    task: Literal["expander"]
+    network: dict[str, Any]
+    vocabulary: int = Field(1600, ge=300, description="byte-pair pieces, all bytes and the end of a text included")
+    vocabulary_captions: int = Field(20_000, ge=1, description="captions that the pieces are learnt from")
+
+
+class UpscalerRecipe(_Strict):
+    """Super-resolution of scenes by an SRResNet (Ledig 2017), by L1 alone."""
+
+    task: Literal["upscaler"]
+    network: dict[str, Any]
+    crop: int = Field(24, ge=8, le=32, description="sides of the small crops, in pixels")
+    degraded: float = Field(
+        0.25, ge=0, le=1, description="part of the crops made small less cleanly: other filters, blur, noise"
+    )
+
+
 class TokenizerRecipe(_Strict):
     """A byte-pair vocabulary learnt from captions; no network."""
 
@@ -124,7 +144,10 @@ class AssembleRecipe(_Strict):
     )
 
 
-Trained = Annotated[VAERecipe | CLIPRecipe | DenoiserRecipe | InspectorRecipe, Field(discriminator="task")]
+Trained = Annotated[
+    VAERecipe | CLIPRecipe | DenoiserRecipe | InspectorRecipe | ExpanderRecipe | UpscalerRecipe,
+    Field(discriminator="task"),
+]
 Built = Annotated[TokenizerRecipe | AssembleRecipe, Field(discriminator="task")]
 
 

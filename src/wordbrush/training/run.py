@@ -19,9 +19,11 @@ from wordbrush.training.recipe import (
     BuildRecipe,
     CLIPRecipe,
     DenoiserRecipe,
+    ExpanderRecipe,
     InspectorRecipe,
     Recipe,
     TokenizerRecipe,
+    UpscalerRecipe,
     VAERecipe,
     read_recipe,
 )
@@ -49,6 +51,14 @@ def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None,
             from wordbrush.training.inspector import InspectorTask
 
             return InspectorTask(recipe, train)
+        case UpscalerRecipe() as train:
+            from wordbrush.training.upscaler import UpscalerTask
+
+            return UpscalerTask(recipe, train)
+        case ExpanderRecipe() as train:
+            from wordbrush.training.expander import ExpanderTask
+
+            return ExpanderTask(recipe, train, folder)
 
 
 def build(recipe: BuildRecipe, folder: Path) -> Path:

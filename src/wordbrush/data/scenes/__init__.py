@@ -9,7 +9,7 @@ render.py                 its pixels
 
 from wordbrush.data.scenes.captions import caption, plain_caption
 from wordbrush.data.scenes.objects import ObjectType, object_types
-from wordbrush.data.scenes.render import box, render
+from wordbrush.data.scenes.render import box, enlarged, render
 from wordbrush.data.scenes.scene import Scene, SceneObject, held_out, sample_scene
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SceneObject",
     "box",
     "caption",
+    "enlarged",
     "held_out",
     "object_types",
     "plain_caption",

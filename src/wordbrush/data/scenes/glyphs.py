@@ -11,6 +11,9 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
+GLYPH = 128
+"""Pixels that the longer side of a glyph has in the pack: nothing that is drawn larger has more detail."""
+
 Sprite = np.ndarray
 """(h, w, 4) float32 in [0, 1], colour premultiplied by alpha, trimmed to the glyph's own outline."""
 
@@ -74,6 +77,11 @@ def recolour(picture: Image.Image, colour: str) -> Image.Image:
 
 @lru_cache(maxsize=20_000)
 def sprite(emoji: str, size: int, colour: str | None = None) -> Sprite:
+    """As `draw_sprite`, kept for the next time: scenes have few sizes."""
+    return draw_sprite(emoji, size, colour)
+
+
+def draw_sprite(emoji: str, size: int, colour: str | None = None) -> Sprite:
     """The glyph scaled so that its longer side is `size` pixels, optionally recoloured (a name in `COLOURS`)."""
     picture = glyph(emoji) if colour is None else recolour(glyph(emoji), colour)
     scale = size / max(picture.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from torch import nn
 
 from wordbrush.errors import ModelFileError, WordbrushError
 from wordbrush.formats.json_file import read_json
+from wordbrush.formats.weight_files import has_variant
 from wordbrush.formats.weights import build, find_weights, read_weights
 from wordbrush.networks.clip import CLIPTextConfig, CLIPTextModel
+from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder, TinyAutoencoderConfig
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 from wordbrush.runtime.policy import Runtime
@@ -48,6 +50,13 @@ def _t5(config: dict[str, Any]) -> nn.Module:
     return T5Encoder(T5Config.from_dict(config))
 
 
+def _vae(config: dict[str, Any]) -> Autoencoder:
+    """The autoencoder of whichever class its config names: a separate VAE may be of either."""
+    if config.get("_class_name") == "AutoencoderTiny":
+        return TinyAutoencoder(TinyAutoencoderConfig.from_dict(config))
+    return AutoencoderKL(AutoencoderKLConfig.from_dict(config))
+
+
 def _clip(config: dict[str, Any], *, projection: bool = False) -> nn.Module:
     return CLIPTextModel(CLIPTextConfig.from_dict(config), projection=projection)
 
@@ -57,9 +66,8 @@ CLASSES: dict[str, NetworkClass] = {
         library="diffusers", stem=_DIFFUSERS, make=lambda config: UNet(UNetConfig.from_dict(config))
     ),
     "FluxTransformer2DModel": NetworkClass(library="diffusers", stem=_DIFFUSERS, make=_flux),
-    "AutoencoderKL": NetworkClass(
-        library="diffusers", stem=_DIFFUSERS, make=lambda config: AutoencoderKL(AutoencoderKLConfig.from_dict(config))
-    ),
+    "AutoencoderKL": NetworkClass(library="diffusers", stem=_DIFFUSERS, make=_vae),
+    "AutoencoderTiny": NetworkClass(library="diffusers", stem=_DIFFUSERS, make=_vae),
     "CLIPTextModel": NetworkClass(library="transformers", stem=_TRANSFORMERS, make=_clip),
     "CLIPTextModelWithProjection": NetworkClass(
         library="transformers", stem=_TRANSFORMERS, make=lambda config: _clip(config, projection=True)
@@ -71,7 +79,7 @@ CLASSES: dict[str, NetworkClass] = {
 NETWORKS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "transformer": ("FluxTransformer2DModel",),
-    "vae": ("AutoencoderKL",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
     "text_encoder": ("CLIPTextModel",),
     "text_encoder_2": ("CLIPTextModelWithProjection", "T5EncoderModel"),
 }
@@ -90,7 +98,7 @@ def read_network(
 
     Args:
         kind: one of `CLASSES`.
-        variant: as in `find_weights`.
+        variant: as in `weight_files`.
         runtime: where it will run, as in `fill`; None leaves its weights in the number format of the files.
 
     Raises:
@@ -111,8 +119,22 @@ def read_network(
 
 
 def weight_files(place: Path, kind: str, variant: str | None = None) -> list[Path]:
-    """The files in a part's folder that hold its weights."""
-    return find_weights(place, CLASSES[kind].stem, variant)
+    """The files in a part's folder that hold its weights: of that variant, or the plain ones where it has none such.
+
+    Published models have a variant of some parts only, and `models pull` fetches them so.
+    """
+    stem = CLASSES[kind].stem
+    return find_weights(place, stem, variant if variant is not None and has_variant(place, stem, variant) else None)
+
+
+def check_variant(folder: Path, networks: Mapping[str, str], variant: str | None) -> None:
+    """Raises `ModelFileError` when no part of a folder, given as part -> class, has weights of that variant."""
+    stems = {part: CLASSES[kind].stem for part, kind in networks.items()}
+    if variant is None or any(has_variant(folder / part, stem, variant) for part, stem in stems.items()):
+        return
+    raise ModelFileError(
+        f"no part of {folder} has weights of the variant {variant!r}; leave the variant out, or copy its files too"
+    )
 
 
 def stored_tensors(place: Path, kind: str, variant: str | None = None) -> dict[str, torch.Tensor]:
@@ -151,6 +173,7 @@ def class_of(network: nn.Module) -> str:
     names = {
         "UNet": "UNet2DConditionModel",
         "AutoencoderKL": "AutoencoderKL",
+        "TinyAutoencoder": "AutoencoderTiny",
         "FluxTransformer": "FluxTransformer2DModel",
         "T5Encoder": "T5EncoderModel",
     }

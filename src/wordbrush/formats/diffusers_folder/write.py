@@ -13,13 +13,16 @@ from torch import nn
 
 from wordbrush.diffusion.scheduler_config import write_scheduler_config
 from wordbrush.errors import RequestError, WorkFailed
+from wordbrush.formats.defaults import usual_defaults
 from wordbrush.formats.diffusers_folder.index import index_of
 from wordbrush.formats.diffusers_folder.networks import CLASSES, class_of, config_of, weight_files
+from wordbrush.formats.diffusers_folder.read import scheduler_note
 from wordbrush.formats.hashes import files_sha256, short_hash
 from wordbrush.formats.json_file import write_json
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.safetensors_file import write_tensors
 from wordbrush.formats.stored import stored_weights
+from wordbrush.networks.tiny_vae import TinyAutoencoder
 
 # What a folder may hold beside the parts of its pipeline, taken along as it is: texts, and the CLIP of both towers that
 # our own models are judged with.
@@ -51,11 +54,16 @@ def write_folder(parts: ModelParts, folder: Path, *, dtype: torch.dtype | None =
         dtype: the number format of its weights; None is the one they were read in.
 
     Raises:
-        RequestError: the folder holds something that is not a model.
+        RequestError: the folder holds something that is not a model, or the model has half a tiny autoencoder.
         WorkFailed: the files cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and (_is_empty(folder) or (folder / "model_index.json").exists())):
         raise RequestError(f"{folder} exists and is not a model folder; choose another name")
+    if isinstance(parts.vae, TinyAutoencoder) and None in (parts.vae.encoder, parts.vae.decoder):
+        raise RequestError(
+            f"the VAE {parts.vae_name or 'of ' + parts.name} is a decoder without an encoder, which diffusers does not "
+            "open; put its encoder beside it (taesd_encoder beside taesd_decoder), or give another VAE"
+        )
     place = Path(os.path.realpath(folder))
     temporary = place.with_name(f".wordbrush-{secrets.token_hex(8)}.part")
     try:
@@ -101,7 +109,9 @@ def _write_parts(parts: ModelParts, folder: Path, dtype: torch.dtype | None) -> 
         _write_tokenizer(parts, name, folder / name)
     if parts.known_words is not None:
         (folder / "words.json").write_text(json.dumps(sorted(parts.known_words)) + "\n", encoding="utf-8")
-    write_json(folder / "wordbrush.json", {"defaults": parts.defaults.model_dump(mode="json")})
+    usual = usual_defaults(parts.family, parts.networks, parts.scheduler)
+    own = {"defaults": parts.defaults.model_dump(mode="json"), "scheduler": scheduler_note(usual)}
+    write_json(folder / "wordbrush.json", own)
     _copy_extras(parts, folder)
     write_json(folder / "model_index.json", index_of(parts, scheduler["_class_name"]))
 

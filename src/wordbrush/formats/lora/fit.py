@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -13,13 +13,14 @@ from wordbrush.formats.lora.modules import INPUT_LAYERS, Target, targets
 from wordbrush.formats.lora.read import LoraFile
 from wordbrush.formats.lora.rules import Change
 from wordbrush.formats.lora.summary import BASE_OF_TEXT_WIDTH, BASES
+from wordbrush.networks.flux import FluxTransformer
 from wordbrush.networks.unet import UNet
 
 NETWORKS = (*DENOISERS, *TEXT_ENCODERS)
 """The networks of a model that LoRAs can change."""
 
 _ENCODER_NAMES = {"text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
-_NAMED = 3  # how many of many keys an error names
+_NAMED = 3  # how many of many keys an error names unless the base is another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ def fit(file: LoraFile, model: Model) -> list[Fitted]:
         ModelFileError: a key has no place, a layer is of another size, or one layer is changed twice.
     """
     found: dict[tuple[str, Target], Fitted] = {}
+    _refuse_control(file, model)
     lost = list(file.strangers)
     misfits = []
     for layer, change in file.changes.items():
@@ -101,6 +103,23 @@ def fit(file: LoraFile, model: Model) -> list[Fitted]:
     return list(found.values())
 
 
+def _refuse_control(file: LoraFile, model: Model) -> None:
+    """Raises `ModelFileError` for a LoRA that makes FLUX.1 see a second picture, beside the one it paints."""
+    transformer = model.networks.get("transformer")
+    if not isinstance(transformer, FluxTransformer):
+        return
+    painted, taken = transformer.proj_out.out_features, transformer.x_embedder.in_features
+    for layer, change in file.changes.items():
+        place = model.find(layer)
+        if place is None or change.rule is None or place[1][0].module not in INPUT_LAYERS:
+            continue
+        if change.rule.columns == 2 * painted != taken:
+            raise ModelFileError(
+                f"{file.path} is a control LoRA: it widens {layer} from {painted} to {change.rule.columns} channels "
+                "for a depth map or edges, so it needs a FLUX.1 control checkpoint, which this version does not run"
+            )
+
+
 def _once(file: LoraFile, first: Fitted, second: Fitted) -> Fitted:
     """Some files say everything in two dialects; what is said twice counts once."""
     if not first.change.equals(second.change):
@@ -113,21 +132,21 @@ def _once(file: LoraFile, first: Fitted, second: Fitted) -> Fitted:
 
 def _misfit(file: LoraFile, model: Model, lost: list[str], misfits: list[str]) -> str:
     total = sum(len(keys) for keys in file.keys.values()) + len(file.strangers)
-    problems = []
-    if lost:
-        problems.append(f"matched {total - len(lost)} of {total} keys, no place for {_some(lost)}")
-    if misfits:
-        problems.append(f"{len(misfits)} of {len(file.changes)} layers are of another size, {_some(misfits)}")
-    missing = {name for layer in file.changes if (name := named_network(layer)) in _ENCODER_NAMES} - set(model.networks)
-    problems += [f"this model has no {_ENCODER_NAMES[name]}" for name in sorted(missing)]
     made_for, base = file.summary.base, model.base
-    if made_for is not None and made_for != base:
+    problems = []
+    if made_for is not None and made_for != base:  # which says it all, so it comes first and with few examples
         other = "" if base is None else f", this model is {BASES[base]}"
         problems.append(f"it was made for {BASES[made_for]}{other}")
+    named = 1 if problems else _NAMED
+    if lost:
+        problems.append(f"matched {total - len(lost)} of {total} keys, no place for {_some(lost, named)}")
+    if misfits:
+        problems.append(f"{len(misfits)} of {len(file.changes)} layers are of another size, {_some(misfits, named)}")
+    missing = {name for layer in file.changes if (name := named_network(layer)) in _ENCODER_NAMES} - set(model.networks)
+    problems += [f"this model has no {_ENCODER_NAMES[name]}" for name in sorted(missing)]
     return f"the LoRA {file.path} does not fit this model: {'; '.join(problems)}; use a LoRA made for this model"
 
 
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _some(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -6,6 +6,7 @@
     unet.mid_block.attentions.0.…attn1.processor.to_q_lora.down.weight  diffusers before PEFT
     diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight          ComfyUI, AI-Toolkit
     double_blocks.0.processor.qkv_lora1.down.weight                     XLabs
+    double_blocks.0.img_attn.norm.query_norm.scale                      Black Forest Labs
 
 Where one layer's name ends and the next begins cannot be told from underscores, so names are not translated here: they
 are only offered, with every dot an underscore, to be looked up among the layers that the networks really have.
@@ -43,6 +44,7 @@ _SUFFIXES = {
     r"\.(lokr_(?:w[12](?:_[ab])?|t2))": "",
     r"\.(?:diff|w_norm)": "diff",
     r"\.(?:diff_b|b_norm)": "diff_b",
+    r"(?<=_norm)\.scale(?:\.set_weight)?": "set",  # Black Forest Labs', and the same as ComfyUI passes it on
 }
 _SUFFIX = [(re.compile(rf"^(.+?){suffix}$"), part) for suffix, part in _SUFFIXES.items()]
 
@@ -77,6 +79,19 @@ def split_key(key: str) -> tuple[str, str] | None:
         if match := pattern.match(key):
             return match[1], part or match[2]
     return None
+
+
+# What ends the names of adapters that change a model in other ways than by adding to its weights.
+_OTHERS = (
+    (re.compile(r"\.(?:oft_(?:blocks|diag|R|r|s)|boft_[RsP])(?:\.|$)"), "an OFT LoRA"),
+    (re.compile(r"\.(?:ia3_l|on_input)(?:\.|$)"), "an IA3 adapter"),
+    (re.compile(r"\.vera_lambda_[bd](?:\.|$)"), "a VeRA adapter"),
+)
+
+
+def other_adapter(key: str) -> str | None:
+    """What kind of adapter has a key of this name, of those that are not applied here; None for any other key."""
+    return next((kind for pattern, kind in _OTHERS if pattern.search(key)), None)
 
 
 def candidates(layer: str) -> Iterator[tuple[str, str]]:

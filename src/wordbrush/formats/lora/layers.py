@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wordbrush.formats.lora.rules import Change, Difference, Hadamard, Kronecker, LowRank, Product, Rule
+from wordbrush.formats.lora.rules import Change, Difference, Hadamard, Kronecker, LowRank, Product, Replacement, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def make_change(parts: Mapping[str, Tensor], adapter_scale: float | None) -> Cha
     bias = parts.get("diff_b")
     if "up_bias" in parts:
         bias = parts["up_bias"].float() * scale
-    if isinstance(rule, Difference):
+    if isinstance(rule, Difference | Replacement):
         scale = 1.0
     return Change(rule=rule, scale=scale, magnitude=magnitude, bias=bias)
 
@@ -140,11 +140,18 @@ def _difference(parts: Mapping[str, Tensor]) -> Difference:
     return Difference(parts["diff"])
 
 
+def _replacement(parts: Mapping[str, Tensor]) -> Replacement:
+    if parts["set"].ndim == 0 or parts["set"].numel() == 0:
+        raise ValueError(f"its scale has shape {list(parts['set'].shape)}")
+    return Replacement(parts["set"])
+
+
 _MAKERS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Tensor]], Rule]], ...] = (
     (("down", "up", "mid"), _low_rank),
     (("hada_",), _hadamard),
     (("lokr_",), _kronecker),
     (("diff",), _difference),
+    (("set",), _replacement),
 )
 """How the names of a rule's tensors begin, and what puts them together."""
 

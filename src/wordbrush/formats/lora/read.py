@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wordbrush.errors import ModelFileError
 from wordbrush.formats import hashes
-from wordbrush.formats.lora.keys import split_key
+from wordbrush.formats.lora.keys import other_adapter, split_key
 from wordbrush.formats.lora.layers import AdapterConfig, make_change
 from wordbrush.formats.lora.rules import Change
 from wordbrush.formats.lora.summary import LoraSummary, summarise
@@ -88,6 +88,8 @@ def read_lora(path: Path) -> LoraFile:
             raise ModelFileError(f"{path} holds {key} a second time as {layers[split[0]][split[1]]}; get another copy")
         else:
             layers[split[0]][split[1]] = key
+    if not any(part != "alpha" for parts in layers.values() for part in parts):
+        _refuse_others(path, strangers)
     if not layers:
         raise ModelFileError(f"{path} is not a LoRA: {_first(tensors)} is not a name that LoRA files use")
     configs = _adapter_configs(path, metadata)
@@ -109,6 +111,13 @@ def _file_in(path: Path) -> Path:
         if (path / name).exists():
             return path / name
     raise ModelFileError(f"the folder {path} holds no LoRA: neither {' nor '.join(_FOLDER_FILES)} is in it")
+
+
+def _refuse_others(path: Path, strangers: Iterable[str]) -> None:
+    """Raises `ModelFileError` for an adapter of a kind that is not applied here, though it is also called a LoRA."""
+    other = next((kind for key in strangers if (kind := other_adapter(key)) is not None), None)
+    if other is not None:
+        raise ModelFileError(f"{path} is {other}, which this version does not apply; use a LoRA, LoHa or LoKr")
 
 
 def _first(tensors: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@
     Hadamard     ΔW = (a1 · b1) ∘ (a2 · b2)      LoHa (Hyeon-Woo 2022, FedPara, §2.2), its cores `t` for convolutions
     Kronecker    ΔW = w1 ⊗ w2                    LoKr (Yeh 2024, LyCORIS), each side whole or factored
     Difference   ΔW itself                       full weights, biases and norms
+    Replacement  ΔW = V − W                      weights to be set to V (the norms of FLUX control LoRAs)
 
 Each is then multiplied by alpha / rank and by the strength of its use. DoRA (Liu 2024, §4.1) sets the length of every
 row or column of W + ΔW to a learnt magnitude.
@@ -194,6 +195,26 @@ class Difference:
         return self.diff.to(like).reshape(self.rows, self.columns)
 
 
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """value: of the weight's own shape; what it becomes at strength 1, and at others is that part of the way to."""
+
+    rank = None
+    value: Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.value.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.value[0].numel()
+
+    def matrix(self, like: Tensor) -> Tensor:
+        """The value itself; `Change.delta`, which knows W, takes W from it."""
+        return self.value.to(like).reshape(self.rows, self.columns)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Change:
     """What a LoRA does to one layer at strength 1.
@@ -238,6 +259,8 @@ class Change:
         like = torch.empty(0, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
         matrix = self.rule.matrix(like)
         change = (matrix if self.scale == 1 else matrix * self.scale).reshape(len(weight), -1, *weight.shape[2:])
+        if isinstance(self.rule, Replacement):
+            change = change - weight.to(like).reshape(change.shape)
         if self.magnitude is not None:  # learnt of the channels it knows
             change = _decomposed(weight[:, : change.shape[1]].to(like), change, self.magnitude.to(like))
         if weight.ndim > 1 and (missing := weight.shape[1] - change.shape[1]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from wordbrush.formats.single_file.configs import TEXT_ENCODERS, VAES, Config
 from wordbrush.formats.single_file.shapes import Shape, Shapes, clip_config, t5_config, vae_config
+from wordbrush.formats.single_file.tiny_vae import BESIDE, tiny_config, tiny_place
 
 ORIGINAL, DIFFUSERS, DIFFUSERS_OLD, TRANSFORMERS, TRANSFORMERS_BARE, OPEN_CLIP = (
     "original", "diffusers", "diffusers-old", "transformers", "transformers-bare", "open_clip",
@@ -95,6 +96,9 @@ def marked(shapes: Shapes) -> Iterator[tuple[str, str, str]]:
             seen.add(part)
             old = part == "vae" and f"{prefix}encoder.mid_block.attentions.0.query.weight" in shapes
             yield part, prefix, DIFFUSERS_OLD if old else dialect
+    tiny = None if "vae" in seen else tiny_place(shapes)
+    if tiny is not None:
+        yield "vae", tiny[0], ORIGINAL if tiny[1] else DIFFUSERS
 
 
 def text_prefixes(shapes: Shapes) -> Iterator[tuple[str, str]]:
@@ -124,8 +128,14 @@ def under(shapes: Shapes, prefix: str) -> dict[str, Shape]:
 def autoencoders(shapes: Shapes, family: str) -> Iterator[Component]:
     """The autoencoder of a file."""
     for part, prefix, dialect in marked(shapes):
-        if part == "vae":
-            config = VAES[family] | vae_config(under(shapes, prefix), original=dialect == ORIGINAL)
+        if part != "vae":
+            continue
+        own, original = under(shapes, prefix), dialect == ORIGINAL
+        if tiny_place(shapes) == (prefix, original):
+            config = tiny_config(own, original=original)
+            yield Component(part=part, prefix=prefix, dialect=dialect, config=config, spare=BESIDE)
+        else:
+            config = VAES[family] | vae_config(own, original=original)
             yield Component(part=part, prefix=prefix, dialect=dialect, config=config)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from wordbrush.formats.single_file.names_clip import open_clip_names
 from wordbrush.formats.single_file.names_flux import flux_names
 from wordbrush.formats.single_file.names_unet import unet_names
 from wordbrush.formats.single_file.names_vae import old_vae_names, vae_names
-from wordbrush.formats.weights import fill, listed, without_weights
+from wordbrush.formats.weights import FP8, fill, listed, without_weights
 from wordbrush.runtime.policy import Runtime
 
 # What training code left in files, and markers that `detect` has read.
@@ -42,15 +43,16 @@ _IGNORED = frozenset(
 _IGNORED_STARTS = (
     "model_ema.", "first_stage_model.loss.", "first_stage_model.model_ema.",
     "cond_stage_model.transformer.vision_model.", "cond_stage_model.transformer.visual_projection.",
-    "embedding_manager.", "safety_checker.",
+    "embedding_manager.", "loss.", "safety_checker.",
 )  # fmt: skip
+SCALED_MARK = "scaled_fp8"  # an empty tensor of this name
 # Buffers that follow from the config, CLIP's temperature, T5's second name for its embeddings.
-_IGNORED_ENDS = (".position_ids", ".logit_scale", ".attn_mask", "encoder.embed_tokens.weight", "scaled_fp8")
+_IGNORED_ENDS = (".position_ids", ".logit_scale", ".attn_mask", "encoder.embed_tokens.weight", SCALED_MARK)
 
 # Numbers that an 8-bit weight is to be multiplied by, and what belongs to running it in 8 bits.
 _SCALES = ("scale_weight", "weight_scale")
 _BESIDE_SCALES = (*_SCALES, "scale_input", "input_scale", "comfy_quant")
-_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_FP8_NAMES = ("F8_E4M3", "F8_E5M2")  # as headers call them
 _OTHER_QUANTISATIONS = (".absmax", ".quant_map", ".quant_state", ".nested_absmax", ".SCB", ".qweight", ".scales")
 
 
@@ -133,14 +135,29 @@ def names_of(component: Component, network: Any, tensors: Mapping[str, object]) 
     return SAME_NAMES
 
 
-def check_nothing_else(checkpoint: Checkpoint, contents: Iterable[Content]) -> None:
+def in_no_network(checkpoint: Checkpoint, contents: Sequence[Content]) -> dict[str, int]:
+    """The file's tensors that no network has and how many there are of each kind, the largest kind first.
+
+    A kind is a name, or "beginning.*" for the whole of what training code left under it.
+    """
+    spare = [content.component.prefix + start for content in contents for start in content.component.spare]
+    starts = (*_IGNORED_STARTS, *spare)
+    left = _in_no_network(checkpoint, contents)
+    kinds = (next((f"{start}*" for start in starts if name.startswith(start)), name) for name in sorted(left))
+    return dict(Counter(kinds).most_common())
+
+
+def _in_no_network(checkpoint: Checkpoint, contents: Sequence[Content]) -> set[str]:
+    """Without what belongs to 8-bit weights."""
+    left = {name for name in checkpoint.header.tensors if name.rpartition(".")[2] not in _BESIDE_SCALES}
+    return left.difference(*(content.originals for content in contents))
+
+
+def check_nothing_else(checkpoint: Checkpoint, contents: Sequence[Content]) -> None:
     """Raises `ModelFileError` when the file holds a tensor that no network has and that has no known other purpose."""
-    names = set(checkpoint.header.tensors)
-    scales = {name for name in names if name.rpartition(".")[2] in _BESIDE_SCALES}
-    left = names - scales - _IGNORED
+    left = _in_no_network(checkpoint, contents) - _IGNORED
     for content in contents:
         component = content.component
-        left -= content.originals.keys()
         spare = tuple(component.prefix + start for start in component.spare)
         left = {name for name in left if not (spare and name.startswith(spare))}
     left = {name for name in left if not name.startswith(_IGNORED_STARTS) and not name.endswith(_IGNORED_ENDS)}
@@ -155,7 +172,7 @@ def check_nothing_else(checkpoint: Checkpoint, contents: Iterable[Content]) -> N
 
 
 def with_weights(checkpoint: Checkpoint, content: Content, runtime: Runtime | None = None) -> nn.Module:
-    """The network with its tensors, in the number format of the file, those in 8 bits as bfloat16.
+    """The network with its tensors, in the number format of the file, those in 8 bits as bfloat16 (see `fill`).
 
     runtime: where the network will run, as in `fill`.
 
@@ -166,7 +183,7 @@ def with_weights(checkpoint: Checkpoint, content: Content, runtime: Runtime | No
 
 
 def own_tensors(checkpoint: Checkpoint, content: Content) -> dict[str, Tensor]:
-    """The tensors of `with_weights` by the network's names."""
+    """The tensors of `with_weights` by the network's names, those in 8 bits still so unless they have scales."""
     originals = content.originals
     modules = {name.rpartition(".")[0] for name in originals}
     beside = [f"{module}.{end}" for module in modules for end in _BESIDE_SCALES]
@@ -174,20 +191,39 @@ def own_tensors(checkpoint: Checkpoint, content: Content) -> dict[str, Tensor]:
     return content.names.to_own({originals[name]: _restored(checkpoint, name, tensors) for name in originals})
 
 
+def scaled_tensors(checkpoint: Checkpoint, content: Content) -> dict[str, dict[str, Tensor]]:
+    """The 8-bit weights that have scales, as they are stored: weight -> it and what is beside it, without the prefix.
+
+    Under the name "" is the mark by which tools know such a network, if it is there.
+    """
+    prefix, stored = content.component.prefix, checkpoint.header.tensors
+    groups = {}
+    for name in content.names.links:
+        module, _, last = name.rpartition(".")
+        beside = [f"{module}.{end}" for end in _BESIDE_SCALES if f"{prefix}{module}.{end}" in stored]
+        scaled = any(f"{module}.{end}" in beside for end in _SCALES)
+        if scaled and last == "weight" and stored[prefix + name].dtype in _FP8_NAMES:
+            groups[name] = [name, *beside]
+    if groups and prefix + SCALED_MARK in stored:
+        groups[""] = [SCALED_MARK]
+    read = checkpoint.tensors([prefix + name for names in groups.values() for name in names])
+    return {weight: {name: read[prefix + name] for name in names} for weight, names in groups.items()}
+
+
 def _restored(checkpoint: Checkpoint, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """A tensor, if it is in 8 bits brought back to 16, which hold each of its numbers exactly, and multiplied."""
+    """A tensor, if it is in 8 bits and has a scale brought back to 16 and multiplied."""
     tensor, module = tensors[name], name.rpartition(".")[0]
     described = tensors.get(f"{module}.comfy_quant")
     if described is not None:
         _check_description(checkpoint, module, described)
-    if tensor.dtype not in _FP8:
+    if tensor.dtype not in FP8:
         if name.endswith(".weight") and not tensor.is_floating_point():
             raise _quantised(checkpoint, f"{name} holds {str(tensor.dtype).removeprefix('torch.')}")
         return tensor
     found = (tensors.get(f"{module}.{scale}") for scale in _SCALES)
     scale = next((scale for scale in found if scale is not None), None)
     if scale is None or not name.endswith(".weight"):
-        return tensor.to(torch.bfloat16)
+        return tensor
     if scale.numel() not in (1, len(tensor)):
         raise ModelFileError(f"{checkpoint.path}: the scale of {name} has shape {list(scale.shape)}; get another copy")
     rows = scale.float().reshape(-1, *[1] * (tensor.ndim - 1))

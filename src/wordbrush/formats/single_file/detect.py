@@ -22,9 +22,10 @@ from wordbrush.formats.single_file.components import (
     under,
 )
 from wordbrush.formats.single_file.configs import Config, latents_side
-from wordbrush.formats.single_file.kinds import LORA, TEXT_ENCODER, VAE, Kind, not_a_model, other_model
+from wordbrush.formats.single_file.kinds import LORA, TEXT_ENCODER, TINY_VAE, VAE, Kind, not_a_model, other_model
 from wordbrush.formats.single_file.shapes import Shapes, UnknownShape, flux_config
 from wordbrush.formats.single_file.shapes_unet import unet_config
+from wordbrush.formats.single_file.tiny_vae import tiny_place
 
 VARIANTS = ("base", "inpaint", "instruct-pix2pix", "lcm", "control", "fill")
 """What else a network takes than noisy latents and text: a mask and picture (inpaint, in FLUX called fill), a picture
@@ -155,7 +156,7 @@ def _kind_alone(shapes: Shapes) -> Kind:
     if kind is LORA:
         return kind
     if any(part == "vae" for part, _, _ in marked(shapes)):
-        return VAE
+        return VAE if tiny_place(shapes) is None else TINY_VAE
     return TEXT_ENCODER if any(text_encoders_alone(shapes)) or any(text_prefixes(shapes)) else kind
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
@@ -16,19 +17,67 @@ from wordbrush.formats.single_file.configs import TEXT_ENCODERS
 from wordbrush.formats.single_file.contents import check_nothing_else, class_name, content_of, with_weights
 from wordbrush.formats.single_file.detect import detect
 from wordbrush.formats.single_file.shapes import UnknownShape
+from wordbrush.formats.weight_files import PICKLED, SAFETENSORS
+from wordbrush.formats.weights import without_weights
+from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
 from wordbrush.networks.vae import AutoencoderKL
 from wordbrush.runtime.policy import Runtime
 
 
-def read_vae(path: Path, family: str, runtime: Runtime | None = None) -> AutoencoderKL:
+def read_vae(path: Path, family: str, runtime: Runtime | None = None) -> Autoencoder:
     """The autoencoder in a file or folder, for a model of that family, which decides the scale of its latents.
 
+    A tiny autoencoder is often shared as two files, `…decoder…` and `…encoder…`: either means both, if both are there.
+
     Raises:
-        ModelFileError: there is no such file, or it is damaged, or holds no autoencoder.
+        ModelFileError: there is no such file, or it is damaged, or holds no autoencoder that decodes.
     """
     network = read_part(path, family, "vae", runtime)
-    assert isinstance(network, AutoencoderKL)
+    assert isinstance(network, AutoencoderKL | TinyAutoencoder)
+    if isinstance(network, AutoencoderKL) or None not in (network.encoder, network.decoder):
+        return network
+    held, lacking = ("encoder", "decoder") if network.decoder is None else ("decoder", "encoder")
+    beside = _other_half(path, held, lacking)
+    if beside is not None:
+        other = read_part(beside, family, "vae", runtime)
+        if isinstance(other, TinyAutoencoder) and getattr(other, lacking) is not None:
+            return _joined(path, network, beside, other, lacking)
+    if network.decoder is None:
+        raise ModelFileError(
+            f"{path} holds only the encoder of a tiny autoencoder; put its decoder beside it (taesd_decoder beside "
+            "taesd_encoder), or give a VAE that has one"
+        )
     return network
+
+
+def _other_half(path: Path, held: str, lacking: str) -> Path | None:
+    """The file of the other half of a tiny autoencoder, beside the given one and called alike."""
+    if path.is_dir() or held not in path.stem:
+        return None
+    stem = path.stem.replace(held, lacking)
+    names = [stem + ending for ending in dict.fromkeys((path.suffix, *SAFETENSORS, *PICKLED))]
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def _joined(path: Path, network: TinyAutoencoder, beside: Path, other: TinyAutoencoder, half: str) -> TinyAutoencoder:
+    """The tiny autoencoder with its missing half from another one."""
+    theirs = asdict(other.config)
+    channels = "in_channels" if half == "encoder" else "out_channels"
+    names = (f"{half}_block_out_channels", f"num_{half}_blocks", channels)
+    try:
+        config = replace(network.config, **{name: theirs[name] for name in names})
+        if config.latent_channels != other.config.latent_channels:
+            raise ValueError(f"{config.latent_channels} and {other.config.latent_channels} latent channels")
+    except ValueError as error:
+        raise ModelFileError(
+            f"{path} and {beside} are called like halves of one tiny autoencoder and are not: {error}; move one away"
+        ) from error
+    whole = without_weights(lambda: TinyAutoencoder(config))
+    for source in (network, other):
+        for name in ("encoder", "decoder"):
+            if getattr(source, name) is not None and (source is network or name == half):
+                setattr(whole, name, getattr(source, name))
+    return whole
 
 
 def missing_networks(
@@ -54,7 +103,7 @@ def missing_networks(
     if "vae" not in present:
         if vae is None:
             raise ModelFileError(f"{path} holds no autoencoder; give one beside it, a file or folder, as its VAE")
-        found["vae"] = read_part(vae, family, "vae", runtime)
+        found["vae"] = read_vae(vae, family, runtime)
     missing = [part for part in TEXT_ENCODERS[family] if part not in present]
     assigned = _assigned(family, missing, text_encoders)
     found |= {part: read_part(place, family, part, runtime) for part, place in assigned}

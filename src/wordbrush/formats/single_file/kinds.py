@@ -31,6 +31,9 @@ _UNUSED = "this version has no use for it; open a Stable Diffusion 1, 2, XL or F
 LORA = Kind("lora", "a LoRA, which changes a model but is none", "open a model and give this file as its LoRA")
 EMBEDDING = Kind("embedding", "an embedding (textual inversion), not a model", "open a model and name it in the prompt")
 VAE = Kind("vae", "an autoencoder (VAE) alone, without a model", "open a model and give this file as its VAE")
+TINY_VAE = Kind(
+    "vae", "a tiny autoencoder (TAESD) alone, without a model", "open a model and give this file as its VAE"
+)
 TEXT_ENCODER = Kind(
     "text encoder", "a text encoder alone, without a model", "open a model and give this file as its text encoder"
 )
@@ -62,9 +65,6 @@ _BESIDE: tuple[tuple[str, str, str], ...] = (
     ("redux_up.", "adapter", "a FLUX Redux adapter"),
     ("vision_model.", "image encoder", "a CLIP image encoder"),
     ("visual.", "image encoder", "an OpenCLIP image encoder"),
-    ("encoder.layers.0.", "tiny vae", "a tiny autoencoder for previews"),
-    ("decoder.layers.0.", "tiny vae", "a tiny autoencoder for previews"),
-    ("taesd_", "tiny vae", "a tiny autoencoder for previews"),
     ("conv_first.", "upscaler", "an upscaler (ESRGAN or a relative)"),
     ("params_ema.", "upscaler", "an upscaler (ESRGAN or a relative)"),
     ("params.", "upscaler", "an upscaler (ESRGAN or a relative)"),

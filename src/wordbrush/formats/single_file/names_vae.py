@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wordbrush.formats.single_file.keymap import CONVOLUTION, Link, Names, replaced
+from wordbrush.formats.single_file.tiny_vae import tiny_names
+from wordbrush.networks.tiny_vae import TinyAutoencoderConfig
 
 if TYPE_CHECKING:
     from wordbrush.networks.vae import AutoencoderKLConfig
@@ -14,8 +16,10 @@ _PROJECTIONS = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _OLD_PROJECTIONS = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def vae_names(config: AutoencoderKLConfig) -> Names:
+def vae_names(config: AutoencoderKLConfig | TinyAutoencoderConfig) -> Names:
     """Ours -> the original code's, which counts levels from the finest in the decoder as well."""
+    if isinstance(config, TinyAutoencoderConfig):
+        return tiny_names(config)
     resnets: dict[str, str] = {}
     others = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     links: list[Link] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,35 @@ import torch
 from torch import Tensor
 
 from wordbrush.diffusion.plan import SamplingConfig
-from wordbrush.diffusion.scheduler_config import read_scheduler_config
 from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.formats.checkpoint import Checkpoint, open_checkpoint
 from wordbrush.formats.defaults import usual_defaults
 from wordbrush.formats.fit import check_fit
 from wordbrush.formats.parts import ModelParts
+from wordbrush.formats.schedulers import sampling_of
 from wordbrush.formats.single_file.configs import Config, scheduler_config
-from wordbrush.formats.single_file.contents import check_nothing_else, content_of, own_tensors, with_weights
+from wordbrush.formats.single_file.contents import (
+    SCALED_MARK,
+    check_nothing_else,
+    content_of,
+    in_no_network,
+    own_tensors,
+    scaled_tensors,
+    with_weights,
+)
 from wordbrush.formats.single_file.detect import Detected, detect
 from wordbrush.formats.single_file.elsewhere import missing_networks
 from wordbrush.formats.single_file.tokenizers import find_tokenizers
+from wordbrush.formats.weights import listed
 from wordbrush.networks.unet import UNet
-from wordbrush.request import ModelDefaults
+from wordbrush.request_fields import ModelDefaults
 from wordbrush.runtime.policy import Runtime
 
 PREDICTIONS = ("epsilon", "v", "sample", "flow")
 """What a network can be said to predict."""
 
 _LARGEST_YAML = 1 << 20
+_MARKS = frozenset({"v_pred", "ztsnr"})
 
 
 def read_single_file(
@@ -70,7 +80,7 @@ def read_single_file(
     if found.prediction is None:
         found = _with_tried_prediction(checkpoint, networks["unet"])
     config = _scheduler_config(found)
-    scheduler = _scheduler(path, config, found)
+    scheduler, note = _scheduler(path, config, found)
     parts = ModelParts(
         family=family,
         **networks,
@@ -82,6 +92,7 @@ def read_single_file(
         known_words=_known_words(found.own),
         source=path,
         scheduler_json=config,
+        notes=() if note is None else (note,),
     )
     check_fit(parts, path)
     return parts
@@ -106,6 +117,53 @@ def stored_part(path: Path, part: str) -> dict[str, Tensor]:
     checkpoint = open_checkpoint(path)
     component = detect(checkpoint.header).components.get(part)
     return {} if component is None else own_tensors(checkpoint, content_of(checkpoint, component))
+
+
+def scaled_part(path: Path, part: str, dialect: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """The 8-bit weights with scales of one network in a model's file, if it is spelt in that dialect there.
+
+    Each as what it is to the network, by our names, and as it is stored, by the file's names without the prefix.
+
+    Raises:
+        ModelFileError: the file is gone or damaged.
+    """
+    checkpoint = open_checkpoint(path)
+    component = detect(checkpoint.header).components.get(part)
+    if component is None or component.dialect != dialect:
+        return
+    content = content_of(checkpoint, component)
+    own = own_tensors(checkpoint, content)
+    for name, stored in scaled_tensors(checkpoint, content).items():
+        yield {key: own[key] for key in content.names.links[name].own} if name else {}, stored
+
+
+def holds_scales(path: Path, *, other_than: Mapping[str, str]) -> bool:
+    """Whether a model's file holds 8-bit weights with scales in a network that it does not spell in these dialects.
+
+    other_than: part -> dialect.
+    """
+    checkpoint = open_checkpoint(path)
+    found = [one for one in detect(checkpoint.header).components.values() if other_than.get(one.part) != one.dialect]
+    return any(scaled_tensors(checkpoint, content_of(checkpoint, component)) for component in found)
+
+
+def left_out(path: Path) -> str | None:
+    """One sentence on the tensors of a model's file that are in none of its networks; None when there are none.
+
+    Raises:
+        ModelFileError: the file is gone or damaged.
+    """
+    checkpoint = open_checkpoint(path)
+    components = detect(checkpoint.header).components.values()
+    groups = in_no_network(checkpoint, [content_of(checkpoint, component) for component in components])
+    # the marks of a prediction type are told in other ways, and the one of 8-bit weights goes with them
+    counts = {name: count for name, count in groups.items() if name not in _MARKS and not name.endswith(SCALED_MARK)}
+    if not counts:
+        return None
+    shown = [f"{name} ({count})" if name.endswith("*") else name for name, count in counts.items()]
+    total = sum(counts.values())
+    which = "a tensor that is" if total == 1 else f"{total} tensors that are"
+    return f"left out {which} in none of the model's networks: {listed(shown)}"
 
 
 def _own_networks(
@@ -165,12 +223,14 @@ def _scheduler_config(found: Detected) -> Config:
     )
 
 
-def _scheduler(path: Path, config: Mapping[str, Any], found: Detected) -> SamplingConfig:
+def _scheduler(path: Path, config: Mapping[str, Any], found: Detected) -> tuple[SamplingConfig, str | None]:
+    """What the scheduler's config says, and a note on what of it cannot be followed."""
     offset = found.own.get("steps_offset")
     try:
-        read = read_scheduler_config(config, family=found.family)
+        read, note = sampling_of(config, str(found.family))
         # latents have no bounds, whatever a config says, and diffusers' pipelines overrule some configs' offset
-        return replace(read, clip_x0=None, steps_offset=offset if isinstance(offset, int) else read.steps_offset)
+        read = replace(read, clip_x0=None, steps_offset=offset if isinstance(offset, int) else read.steps_offset)
+        return read, note
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{path} is damaged: the scheduler in its metadata: {error}; get it again") from error
 

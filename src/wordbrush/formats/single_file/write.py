@@ -20,10 +20,13 @@ from wordbrush.formats.diffusers_folder.networks import config_of
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.safetensors_file import read_header, write_tensors
 from wordbrush.formats.single_file.components import OPEN_CLIP, ORIGINAL, TRANSFORMERS, Component
+from wordbrush.formats.single_file.configs import VAES
 from wordbrush.formats.single_file.contents import names_of
 from wordbrush.formats.single_file.detect import OWN_METADATA
 from wordbrush.formats.single_file.keymap import KeyMap
-from wordbrush.formats.stored import stored_weights
+from wordbrush.formats.single_file.tiny_vae import BESIDE, HALVES
+from wordbrush.formats.stored import scaled_weights, stored_weights
+from wordbrush.networks.tiny_vae import TinyAutoencoder
 
 _UNET, _VAE = ("model.diffusion_model.", ORIGINAL), ("first_stage_model.", ORIGINAL)
 _STABLE_DIFFUSION = {"unet": _UNET, "vae": _VAE}
@@ -73,6 +76,8 @@ def write_single_file(parts: ModelParts, path: Path, *, dtype: torch.dtype | Non
     """
     tensors = _Made(_markers(parts))
     for part, (prefix, dialect) in _LAYOUTS[parts.family].items():
+        if part == "vae":
+            prefix += _half_alone(parts)
         tensors.add(parts, Component(part=part, prefix=prefix, dialect=dialect, config={}), dtype)
     temporary = path.with_name(f".wordbrush-{secrets.token_hex(8)}.part")
     try:
@@ -83,6 +88,17 @@ def write_single_file(parts: ModelParts, path: Path, *, dtype: torch.dtype | Non
         raise WorkFailed(f"cannot write the model to {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def dialects(family: str) -> dict[str, str]:
+    """How a file that is written spells the names of a model of that family: part -> dialect."""
+    return {part: dialect for part, (_, dialect) in _LAYOUTS[family].items()}
+
+
+def _half_alone(parts: ModelParts) -> str:
+    """What stands before the numbers of a tiny autoencoder of which the model has one half; else nothing."""
+    halves = [half for half in HALVES if getattr(parts.vae, half) is not None]
+    return f"taesd_{halves[0]}." if len(halves) == 1 else ""
 
 
 class _Made(Mapping[str, Tensor]):
@@ -100,6 +116,9 @@ class _Made(Mapping[str, Tensor]):
         names = KeyMap(names_of(component, network, {}), {name: tuple(tensor.shape) for name, tensor in own.items()})
         for name in names.links:
             self._makers[component.prefix + name] = partial(_original, names, name, own, dtype)
+        if dtype is None:
+            for name, tensor in scaled_weights(parts, component.part, component.dialect).items():
+                self._makers[component.prefix + name] = partial(torch.clone, tensor)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._makers[name]()
@@ -117,12 +136,20 @@ def _original(names: KeyMap, name: str, own: Mapping[str, Tensor], dtype: torch.
 
 
 def _markers(parts: ModelParts) -> dict[str, Tensor]:
-    """Empty tensors whose names tell other tools that a model predicts v, and that its process ends in pure noise."""
-    noise = parts.scheduler.noise
+    """What tells other tools of a model, and is no weight of it.
+
+    Empty tensors whose names say that it predicts v, and that its process ends in pure noise; beside a tiny
+    autoencoder the scale and shift by which ComfyUI divides its latents again.
+    """
+    noise, found = parts.scheduler.noise, dict[str, Tensor]()
+    if isinstance(parts.vae, TinyAutoencoder) and not _half_alone(parts):
+        prefix, large = _LAYOUTS[parts.family]["vae"][0], VAES[parts.family]
+        values = (large["scaling_factor"], large["shift_factor"] or 0.0)
+        found = {prefix + name: torch.tensor(value) for name, value in zip(BESIDE, values, strict=True)}
     if parts.scheduler.prediction != "v":
-        return {}
+        return found
     ends_in_noise = isinstance(noise, BetaConfig) and noise.zero_terminal_snr
-    return {name: torch.zeros(0) for name in ("v_pred", *(["ztsnr"] if ends_in_noise else []))}
+    return found | {name: torch.zeros(0) for name in ("v_pred", *(["ztsnr"] if ends_in_noise else []))}
 
 
 def _metadata(parts: ModelParts, path: Path) -> dict[str, str]:
