@@ -90,7 +90,9 @@ class MaskBox:
     height: int
 
     def __post_init__(self) -> None:
-        if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
+        if self.x < 0 or self.y < 0:
+            raise ValueError(f"a box of x,y,width,height {self} begins outside the picture; its top left pixel is 0,0")
+        if self.width < 1 or self.height < 1:
             raise ValueError(f"a box of x,y,width,height {self} holds no pixel; give one such as 32,16,64,48")
 
     def __str__(self) -> str:

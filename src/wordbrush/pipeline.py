@@ -219,6 +219,7 @@ class Pipeline:
     def begin(self, request: GenerationRequest) -> Run:
         """Sets the loop up: noise, times, guided denoiser; with a picture, part-way, and held where a mask is black."""
         request = self.fill(request)
+        self._upscalers.read_for(request)
         run = self._begin(request, *loop_times(self.parts, request))
         if request.hires is None:
             return run

@@ -169,8 +169,9 @@ class GenerationRequest(Checked):
 
     def _mask_agrees(self) -> None:
         if self.extend is not None and (self.image is None or not any(self.extend)):
-            why = "without image; give image as well" if self.image is None else "of no pixel; leave it out"
-            raise ValueError(f"extend={','.join(map(str, self.extend))} has no meaning {why}")
+            unfit = "has no meaning without image; give image as well"
+            why = unfit if self.image is None else "adds no pixel; leave it out"
+            raise ValueError(f"extend={','.join(map(str, self.extend))} {why}")
         masked = self.mask is not None or self.extend is not None
         for name in ("mask_grow", "mask_blur", "mask_fill", "only_masked"):
             if getattr(self, name) not in (None, False) and not masked:

@@ -242,8 +242,8 @@ def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         known = sorted(model.model_fields)
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return f"unknown option {name!r}{hint} The options are {', '.join(known)}"
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"unknown option {name!r}{hint}; the options are {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{name} is missing; give it"
     reason = str(problem.get("ctx", {}).get("error", problem["msg"]))

@@ -48,6 +48,7 @@ def test_every_help_shows_an_example_of_that_command(run: Run, words: tuple[str,
         (WorkFailed("failed"), 1, "error: failed"),
         (MemoryError(), 1, "not enough memory"),
         (PermissionError(13, "Permission denied", "there"), 1, "error: there cannot be used: Permission denied"),
+        (OSError(28, "No space left on device"), 1, "the output cannot be used: No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

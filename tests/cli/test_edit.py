@@ -90,7 +90,7 @@ def test_pictures_are_extended(run: Run, tiny_v_folder: Path, scene: Path, tmp_p
         (("--mask", "0,0,99,9"), "reaches beyond the picture, which is 37x30"),
         (("--mask-blur", "3"), "give mask as well"),
         (("--extend", "1,2"), "not LEFT,TOP,RIGHT,BOTTOM"),
-        (("--extend", "0"), "of no pixel"),
+        (("--extend", "0"), "adds no pixel"),
         (("--image-guidance", "2"), "does not edit pictures"),
     ],
 )

@@ -51,6 +51,8 @@ def test_says_by_how_much_a_changed_picture_differs(run: Run, painted: Path, tmp
     content = json.loads(result.stdout)
     assert content["identical"] is False
     assert "0.1% of the pixels differ" in content["verdict"]
+    result = run("replay", tmp_path / "changed.png", "-o", tmp_path / "changed.png")  # in its own place
+    assert "not identical" in result.stderr
 
 
 def test_the_number_format_of_the_picture_is_used(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_stops_that_differ_otherwise_are_refused(run: Run, tiny_v_folder: Path, 
     [
         (("a fox", "a car", "-o", "x.avi"), ".mp4"),
         (("a fox", "-o", "x.gif"), "at least two stops"),
+        (("a fox", "nothing.jpg", "-o", "x.gif"), "no file 'nothing.jpg'"),
+        (("a fox", "plain.jpg", "-o", "x.gif"), "'plain.jpg' carries no request"),
+        (("plain.jpg", "nothing.gif", "-o", "x.gif"), "carries no request"),
         (("a fox", "a car", "--seed", "a,b", "-o", "x.gif"), "whole numbers"),
         (("a fox", "a car", "--seed", "1,2,3", "-o", "x.gif"), "2 prompts with 3 seeds"),
     ],
@@ -79,6 +82,7 @@ def test_wrong_requests_end_with_a_sentence(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("plain.jpg")
     result = run("travel", *arguments, "-m", tiny_v_folder)
     assert result.exit_code == 2, result.output
     assert words in result.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tests.networks.upscaler_oracles import random_state, rrdbnet
 
+from wordbrush import Pipeline
 from wordbrush.editing.upscale import Upscaler, UpscalerShelf, enlarged_size
-from wordbrush.errors import RequestError
+from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from wordbrush.request import GenerationRequest
 from wordbrush.runtime.policy import Runtime
@@ -99,6 +102,16 @@ def test_wrong_names_and_sizes_say_what_there_is() -> None:
         UpscalerShelf(RUNTIME).named("nix")
     with pytest.raises(RequestError, match="choose a smaller scale"):
         enlarged_size((16384, 16384), 2)
+
+
+@pytest.mark.parametrize("fields", [{"upscale": 2, "upscaler": "NAME"}, {"hires": {"scale": 2, "upscaler": "NAME"}}])
+def test_a_file_of_no_use_is_refused_before_anything_is_painted(
+    tiny_pipe: Pipeline, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    text = json.dumps(fields).replace("NAME", str(tmp_path / "x.safetensors"))
+    with pytest.raises(ModelFileError, match=r"x\.safetensors is no upscaler"):
+        tiny_pipe.steps(GenerationRequest.from_dict({"prompt": "a fox", **json.loads(text)}))
 
 
 @pytest.mark.parametrize(

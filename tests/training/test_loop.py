@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ RECIPE: dict[str, Any] = {
     "optimiser": {"warmup": 2, "kind": "muon"},
     "train": {"task": "vae", "crop": 32, "network": NETWORK, "half_scale_every": 3},
 }  # fmt: skip
+
+
+DENOISER = {"task": "denoiser", "network": {}, "scheduler": {}, "vae": "v", "tokenizer": "t", "clip": "c"}
 
 
 @pytest.fixture
@@ -155,6 +159,61 @@ def test_full_disk_keeps_the_old_checkpoint(recipe_file: Path, tmp_path: Path, m
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == kept
 
 
+def test_what_changed_in_a_recipe_is_named_and_what_is_new_has_its_default(recipe_file: Path, tmp_path: Path) -> None:
+    run = trainer(recipe_file, tmp_path / "run")
+    run.save()
+    state = torch.load(run.checkpoint, weights_only=True)
+    del state["recipe"]["train"]["latent_noise"]  # as by a version that did not have it
+    torch.save(state, run.checkpoint)
+    assert trainer(recipe_file, tmp_path / "run").step == 0
+    recipe_file.write_text(yaml.safe_dump(RECIPE | {"train": RECIPE["train"] | {"kl": 0.5}}))
+    with pytest.raises(RequestError, match=r"another seed and train\.kl;"):
+        trainer(recipe_file, tmp_path / "run", seed=6)
+
+
+class Slow:
+    """A task whose data for the third step does not come until it is closed."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, torch.nn.Module] = {"net": torch.nn.Linear(1, 1)}
+        self.asked: list[int] = []
+        self.free = threading.Event()
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        self.asked.append(step)
+        if step == 2:
+            self.free.wait(60)
+        return {"x": torch.ones(1, 1)}
+
+    def loss(
+        self, batch: dict[str, torch.Tensor], step: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        del step, generator
+        return self.modules["net"](batch["x"]).square().mean(), {}
+
+    def export(self, folder: Path, averaged: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        self.free.set()
+
+
+def test_asked_to_stop_it_saves_without_waiting_for_data(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(recipe_file)
+    assert isinstance(recipe, Recipe)
+    task, stop = Slow(), threading.Event()
+    run = Trainer(recipe.model_copy(update={"precision": "float32"}), task, tmp_path, log=lambda _: None)
+    threading.Timer(0.5, stop.set).start()
+    list(run.run(stop=stop))
+    assert not task.free.is_set()
+    task.close()
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 2
+    again = Trainer(recipe.model_copy(update={"precision": "float32"}), task, tmp_path, log=lambda _: None)
+    task.asked.clear()
+    list(again.run())
+    assert task.asked == [2, 3, 4, 5]  # six steps in all: nothing is made for a seventh
+
+
 def test_damaged_checkpoint_is_named(recipe_file: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoint.pt").write_bytes(b"not a checkpoint")
@@ -169,6 +228,9 @@ def test_damaged_checkpoint_is_named(recipe_file: Path, tmp_path: Path) -> None:
         ({"stepz": 3}, "stepz"),
         ({"train": {"task": "painting"}}, "train"),
         ({"train": {"task": "vae", "network": NETWORK, "klx": 1}}, "klx"),
+        ({"train": DENOISER | {"kinds": {"two": 0.7, "single": 0.5}}}, r"kinds.*add up to 1\.2"),
+        ({"train": DENOISER | {"kinds": {"two": -0.1}}}, "kinds.two"),
+        ({"train": DENOISER | {"window": 1}}, "window=1 is less than batch=2"),
     ],
 )
 def test_wrong_recipes_name_the_key(recipe_file: Path, change: dict[str, Any], message: str) -> None:

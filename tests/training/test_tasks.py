@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import signal
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import wordbrush
 from wordbrush.conditioning.tokenizer import ClipTokenizer
-from wordbrush.errors import ModelFileError, RequestError
+from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.training.clip import CLIPTask
 from wordbrush.training.denoiser import DenoiserTask
-from wordbrush.training.latents import training_scene
+from wordbrush.training.latents import LatentBank, training_scene
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task, train
 
@@ -153,6 +158,78 @@ def test_worker_processes_draw_the_same_data(workshop: Path, tmp_path: Path) -> 
             assert all(torch.equal(one[key], other[key]) for key in one)
     finally:
         helped.close()
+
+
+def test_parts_that_are_missing_are_named(workshop: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((workshop / "denoiser.yaml").read_text())
+    (tmp_path / "bare").mkdir()
+    shutil.copyfile(workshop / "vae/vae/config.json", tmp_path / "bare/config.json")
+    for part, folder, name in (("tokenizer", "none", "vocab.json"), ("vae", "bare", "safetensors")):
+        values = recipe | {"train": recipe["train"] | {part: str(tmp_path / folder)}}
+        path = tmp_path / "lacks.yaml"
+        path.write_text(yaml.safe_dump(values))
+        with pytest.raises(RequestError, match=rf"{folder}/.*{name} does not exist; run the recipe"):
+            train(path, tmp_path / "run", log=quiet)
+
+
+def helped_bank(workshop: Path, folder: Path, **changes: Any) -> LatentBank:
+    recipe = read_recipe(workshop / "denoiser.yaml")
+    assert isinstance(recipe, Recipe)
+    task = build_task(recipe.model_copy(update=changes), folder, workers=2)
+    assert isinstance(task, DenoiserTask)
+    return task.bank
+
+
+def test_a_worker_that_dies_is_said_and_ctrl_c_is_not_for_them(workshop: Path, tmp_path: Path) -> None:
+    bank = helped_bank(workshop, tmp_path, steps=18)  # three windows
+    try:
+        bank.rows(0)
+        assert bank.next is not None
+        bank.next[1].result()
+        assert bank.pool is not None
+        workers = list(bank.pool._processes.values())
+        for worker in workers:
+            os.kill(worker.pid or 0, signal.SIGINT)  # as a terminal sends it to all of them
+        bank.rows(6)
+        assert bank.next is not None
+        bank.next[1].result()
+        for worker in workers:
+            worker.kill()
+        (tmp_path / f"latents-{bank.key}-1.safetensors").write_bytes(b"half")  # which is made again
+        bank.number, bank.next = -1, None
+        with pytest.raises(WorkFailed, match="has died"):
+            bank.rows(6)
+    finally:
+        bank.close()
+
+
+def test_no_window_is_made_that_no_step_needs_and_closing_gives_one_up(workshop: Path, tmp_path: Path) -> None:
+    bank = helped_bank(workshop, tmp_path, steps=6)
+    try:
+        bank.rows(5)
+        assert bank.next is None
+    finally:
+        bank.close()
+    bank = helped_bank(workshop, tmp_path / "other")
+    bank.closing.set()
+    with pytest.raises(CancelledError):
+        bank._window(0)
+    bank.close()
+
+
+def test_a_window_that_cannot_be_written_is_said(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("wordbrush.training.latents.save_file", full)
+    bank = task_of(workshop, "denoiser").bank
+    bank.folder = tmp_path
+    with pytest.raises(WorkFailed, match="No space left"):
+        bank.rows(0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_kinds_take_their_share_of_the_scenes(workshop: Path) -> None:

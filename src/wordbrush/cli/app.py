@@ -48,8 +48,10 @@ class _Group(TyperGroup):
         except MemoryError as error:
             console.error(NO_MEMORY)
             raise typer.Exit(WORK_FAILED) from error
-        except PermissionError as error:  # of a question on the way, such as whether a file is there already
-            console.error(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+        except OSError as error:  # of a question on the way, such as whether a file is there already, or of printing
+            if isinstance(error, BrokenPipeError):  # the reader has read enough: typer ends quietly
+                raise
+            console.error(f"{error.filename or 'a file or the output'} cannot be used: {error.strerror or error}")
             raise typer.Exit(WORK_FAILED) from error
         except RuntimeError as error:  # torch has no class of its own for a CPU without memory
             if "can't allocate memory" not in str(error) and "out of memory" not in str(error):

@@ -205,6 +205,7 @@ def run(pipe: Pipeline, request: GenerationRequest, place: Output, *, sheet: boo
     painted = Painted()
     try:
         paint(pipe, request, place, painted)
+        whole = _write_sheet(painted, request, place) if sheet and len(painted.images) > 1 else None
     except KeyboardInterrupt:
         console.error(f"interrupted; {_finished(painted, request, place)}")
         raise typer.Exit(130) from None
@@ -216,7 +217,6 @@ def run(pipe: Pipeline, request: GenerationRequest, place: Output, *, sheet: boo
         notes.append(pipe.codec.note)
         console.note(pipe.codec.note)
     seconds = time.monotonic() - started
-    whole = _write_sheet(painted, request, place) if sheet and len(painted.images) > 1 else None
     if as_json:
         console.json_result(_summary(pipe, request, painted, whole, notes, seconds))
         return

@@ -180,7 +180,7 @@ def size(text: str | None) -> tuple[int | None, int | None]:
     """ "128x96" -> (width, height). Raises `RequestError`."""
     if text is None:
         return None, None
-    match = re.fullmatch(r"\s*(\d{1,5})\s*[x×X]\s*(\d{1,5})\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,9})\s*[x×X]\s*(\d{1,9})\s*", text)
     if match is None:
         raise RequestError(f"--size {text!r} is not WIDTHxHEIGHT, such as 128x128")
     return int(match[1]), int(match[2])

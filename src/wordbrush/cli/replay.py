@@ -72,8 +72,8 @@ def replay(
             advance()
     painted = pipe.finish(request, latents)[0]
     data = png_bytes(painted, PictureMetadata(request=request, origin=origin))
+    same, verdict = _compare(source, painted)  # before the source is replaced, where it is the target too
     file = write_new(place.file, data) if output is None else write_whole(place.file, data)
-    same, verdict = _compare(source, painted)
     if as_json:
         console.json_result({"file": str(file), "identical": same, "verdict": verdict, **asdict(origin)})
     else:

@@ -45,6 +45,8 @@ Pictures = Annotated[
 ]
 
 _FILMS = {".gif", ".webp", ".mp4"}
+_FILES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".mp4"}
+"""A stop of such an ending is meant as a file, even where it is none or holds no request: never as a prompt."""
 
 
 def register(app: typer.Typer) -> None:
@@ -151,10 +153,10 @@ def _asked(
 
 
 def _requests(stops: Sequence[str], seeds: Sequence[int | None]) -> list[GenerationRequest]:
-    """Of prompts and PNG files; a prompt takes everything else from the first PNG file, if there is one."""
+    """Of prompts and saved pictures; a prompt takes everything else from the first picture, if there is one."""
     from wordbrush.metadata import read_metadata
 
-    saved = {stop: read_metadata(stop).request for stop in stops if Path(stop).suffix.lower() == ".png"}
+    saved = {stop: read_metadata(stop).request for stop in stops if Path(stop).suffix.lower() in _FILES}
     base = next(iter(saved.values()), GenerationRequest(prompt=""))
     found = []
     for stop, _ in stops_of(stops, seeds):

@@ -198,7 +198,19 @@ def with_picture(request: GenerationRequest, step: int, *, pure_noise: bool) -> 
         changed["only_masked_padding"] = 32 if request.only_masked_padding is None else request.only_masked_padding
     else:
         changed["width"], changed["height"] = _worked_size(request, step)
-    return request.model_copy(update=changed)
+    completed = request.model_copy(update=changed)
+    _refuse_keeping_all(completed, step)
+    return completed
+
+
+def _refuse_keeping_all(request: GenerationRequest, step: int) -> None:
+    """Raises `RequestError` where the mask, as it is used, has no white: the result would be the input."""
+    mask = Canvas(request, step).picture_mask
+    if mask is None or mask.getbbox() is not None:
+        return
+    used = [name for name in ("mask_invert", "mask_grow", "mask_blur") if getattr(request, name)]
+    after = f" after {' and '.join(used)}" if used else ""
+    raise RequestError(f"the mask keeps the whole picture{after}, so nothing would change; give one with some white")
 
 
 def _worked_size(request: GenerationRequest, step: int) -> tuple[int, int]:

@@ -143,8 +143,8 @@ def matrix(request: GenerationRequest) -> Grid:
     across, down = _choices(others[:half]), _choices(others[half:])
     fields = {name: getattr(request, name) for name in request.model_fields_set}
     return Grid(
-        columns=tuple(" + ".join(chosen) or "–" for chosen in across),
-        rows=tuple(" + ".join(chosen) or "–" for chosen in down),
+        columns=tuple(" + ".join(chosen) or "none" for chosen in across),
+        rows=tuple(" + ".join(chosen) or "none" for chosen in down),
         requests=tuple(
             tuple(GenerationRequest(**{**fields, "prompt": ", ".join([first, *some, *more])}) for some in across)
             for more in down

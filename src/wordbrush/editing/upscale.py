@@ -17,7 +17,8 @@ from wordbrush.formats.library_scan import UPSCALER
 from wordbrush.formats.upscalers import SHIPPED_SCALES, UpscalerNetwork, read_upscaler, shipped_upscaler
 from wordbrush.networks.srresnet import SRResNet
 from wordbrush.pictures import alpha_of, as_rgb
-from wordbrush.request_fields import FILTERS, SHIPPED_UPSCALER
+from wordbrush.request import GenerationRequest
+from wordbrush.request_fields import FILTERS, LATENT_UPSCALERS, SHIPPED_UPSCALER
 from wordbrush.runtime.policy import Runtime
 from wordbrush.runtime.tiles import enlarge_in_tiles
 
@@ -125,6 +126,16 @@ class UpscalerShelf:
         if name not in self._read:
             self._read[name] = Upscaler(name, [read_upscaler(path) for path in find_upscaler(name)], self._runtime)
         return self._read[name]
+
+    def read_for(self, request: GenerationRequest) -> None:
+        """Reads what a filled-in request enlarges by: a file of no use is refused before anything is painted.
+
+        Raises as `named`.
+        """
+        if request.upscaler is not None:
+            self.named(request.upscaler)
+        if request.hires is not None and request.hires.upscaler not in LATENT_UPSCALERS:
+            self.named(request.hires.upscaler)
 
 
 Named = Callable[[str], Upscaler]

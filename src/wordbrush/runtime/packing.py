@@ -109,7 +109,7 @@ class PackedLinear:
         weight = weight.detach().flatten(1)
         self.bias = None if bias is None else bias.detach().contiguous()
         self._wide: PackedConv | None = None
-        if weight.shape[1] > _LONGEST_SUM and weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        if weight.shape[1] > _LONGEST_SUM and weight.dtype == torch.bfloat16 and _has_amx():
             conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
             conv.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
             conv.bias = None if self.bias is None else nn.Parameter(self.bias, requires_grad=False)
@@ -138,6 +138,12 @@ class PackedLinear:
     def plain(self) -> Tensor:
         """The weight as it was before packing, bit by bit; of a 1×1 convolution, (C', C)."""
         return self.weight.to_dense() if self._wide is None else self._wide.plain().flatten(1)
+
+
+def _has_amx() -> bool:
+    """Whether oneDNN may use AMX; a torch that does not say is taken to."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch's own affair, which may change
+    return True if asked is None else bool(asked())
 
 
 def _column(x: Tensor) -> Tensor:

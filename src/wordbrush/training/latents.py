@@ -10,20 +10,25 @@ import json
 import multiprocessing
 import os
 import random
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import Scene, caption, render, sample_scene
+from wordbrush.errors import WorkFailed
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 from wordbrush.training.recipe import DenoiserRecipe, Recipe
 
@@ -75,20 +80,26 @@ class LatentBank:
         self.vae.load_state_dict(load_file(source / "diffusion_pytorch_model.safetensors"))
         self.vae.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vae.requires_grad_(False)
-        # another autoencoder, other scenes or captions make another window: its file has another name
+        # another autoencoder, tokenizer, other scenes or captions make another window: its file has another name
         stamp = (source / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
-        made_of = f"{stamp}|{recipe.seed}|{train.model_dump_json(include=_MADE_OF)}"
+        words = (Path(train.tokenizer) / "vocab.json").stat().st_mtime_ns
+        made_of = f"{stamp}|{words}|{recipe.seed}|{train.model_dump_json(include=_MADE_OF)}"
         self.key = hashlib.blake2b(made_of.encode(), digest_size=6).hexdigest()
         self.number = -1
         self.current: dict[str, Tensor] = {}
         self.next: tuple[int, Future[dict[str, Tensor]]] | None = None
         # new processes rather than forked ones: a fork of a process with threads and a GPU may hang
         spawn = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(workers, mp_context=spawn) if workers else None
+        self.pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_as_worker) if workers else None
         self.maker = ThreadPoolExecutor(1)
+        self.closing = threading.Event()
 
     def rows(self, step: int) -> tuple[Tensor, Tensor]:
-        """The step's latents, (B, C, h, w) float32, and token ids, (B, L) int64."""
+        """The step's latents, (B, C, h, w) float32, and token ids, (B, L) int64.
+
+        Raises:
+            WorkFailed: a worker process died, or a window could not be kept.
+        """
         window, batch = self.train.window, self.recipe.batch
         per_pass = window // batch
         number, position = divmod(step, per_pass * self.train.passes)
@@ -102,7 +113,8 @@ class LatentBank:
         return self.current["latents"][chosen].float(), self.current["ids"][chosen, turn].long()
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Ends the worker processes; a window that is being made is given up."""
+        self.closing.set()
         self.maker.shutdown(cancel_futures=True)
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
@@ -112,17 +124,22 @@ class LatentBank:
             made = self.next[1].result()
         else:
             made = self.maker.submit(self._window, number).result()
-        self.next = (number + 1, self.maker.submit(self._window, number + 1)) if self.pool else None
+        train = self.train
+        first_of_next = (number + 1) * (train.window // self.recipe.batch) * train.passes
+        ahead = self.pool is not None and first_of_next < self.recipe.steps
+        self.next = (number + 1, self.maker.submit(self._window, number + 1)) if ahead else None
         return made
 
     def _window(self, number: int) -> dict[str, Tensor]:
         path = self.folder / f"latents-{self.key}-{number}.safetensors"
-        if path.exists():
+        with suppress(FileNotFoundError, SafetensorError):  # none there, or half of one, as by a power cut
             return load_file(path)
         first, last = number * self.train.window, (number + 1) * self.train.window
         groups = [range(start, min(start + _ENCODED, last)) for start in range(first, last, _ENCODED)]
         latents, ids = [], []
         for pixels, tokens in self._drawn(groups):
+            if self.closing.is_set():
+                raise CancelledError
             with torch.no_grad():
                 images = to_images(pixels).to(next(self.vae.parameters())).contiguous(memory_format=torch.channels_last)
                 latents.append(self.vae.encode(images).mode().half().cpu())
@@ -132,8 +149,12 @@ class LatentBank:
         # the window that is being made is one ahead of the one trained on
         (self.folder / f"latents-{self.key}-{number - 3}.safetensors").unlink(missing_ok=True)
         partial = path.with_suffix(".partial")
-        save_file(made, partial)
-        os.replace(partial, path)
+        try:
+            save_file(made, partial)
+            os.replace(partial, path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise WorkFailed(f"{path} could not be written ({error}); the last checkpoint is kept") from error
         return made
 
     def _drawn(self, groups: list[range]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -142,12 +163,31 @@ class LatentBank:
             yield from (draw(self.recipe.seed, self.train, group) for group in groups)
             return
         waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-        for group in groups:
-            waiting.append(self.pool.submit(draw, self.recipe.seed, self.train, group))
-            if len(waiting) == _AHEAD:
+        try:
+            for group in groups:
+                waiting.append(self.pool.submit(draw, self.recipe.seed, self.train, group))
+                if len(waiting) == _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        except BrokenExecutor as error:
+            raise WorkFailed(
+                "a process that draws scenes has died, perhaps for want of memory; the last checkpoint is kept: the "
+                "same command goes on from there, with fewer --workers if it dies again"
+            ) from error
 
 
 _MADE_OF = {"vae", "tokenizer", "window", "passes", "drop_caption", "kinds"}
+
+
+def _as_worker() -> None:
+    """Ctrl-C is for the process that trains, which ends its workers; if it is killed, they end too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -10,13 +10,14 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
@@ -100,8 +101,7 @@ class Trainer:
             state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, mmap=True, map_location="cpu")
         except Exception as error:  # torch reports a damaged archive with several unrelated types
             raise ModelFileError(f"{self.checkpoint} is damaged ({error}); delete it to start afresh") from error
-        made_by = state.get("recipe", self._identity())
-        changed = [key for key, value in self._identity().items() if made_by.get(key) != value]
+        changed = self._changed(state.get("recipe", self._identity()))
         if changed:
             raise RequestError(
                 f"{self.checkpoint} was made by a recipe with another {' and '.join(changed)}; "
@@ -114,6 +114,15 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.log(f"resumed at step {self.step} of {self.recipe.steps}")
+
+    def _changed(self, made_by: Mapping[str, Any]) -> list[str]:
+        """The keys of the recipe whose values are not those of the checkpoint; what it did not know yet had none."""
+        own, before = self._identity(), dict(made_by)
+        with suppress(ValidationError):
+            before["train"] = type(self.recipe.train).model_validate(before["train"]).model_dump(mode="json")
+        now, then = own.pop("train"), before.pop("train")
+        found = [key for key, value in own.items() if before.get(key) != value]
+        return found + [f"train.{key}" for key, value in now.items() if then.get(key) != value]
 
     def _identity(self) -> dict[str, Any]:
         """What of a recipe a run cannot change on the way; its length, rates and averaging it can."""
@@ -178,11 +187,12 @@ class Trainer:
         if self.unchecked is None:
             return
         step, loss, norm = self.unchecked
+        for name, value in (("loss", loss), ("gradient's norm", norm)):
+            if not torch.isfinite(value):
+                raise WorkFailed(
+                    f"the {name} became {value.item()} at step {step}; the last checkpoint is kept: lower the rate"
+                )
         self.unchecked = None
-        if not torch.isfinite(loss) or not torch.isfinite(norm):
-            raise WorkFailed(
-                f"the loss became {loss.item()} at step {step}; the last checkpoint is kept: lower the rate"
-            )
 
     def _batch(self, step: int) -> Batch:
         batch = self.task.batch(step)
@@ -200,14 +210,16 @@ class Trainer:
         started = time.monotonic()
         sums: dict[str, Tensor] = {}
         count = 0
-        with ThreadPoolExecutor(1) as loader:
-            coming = [loader.submit(self._batch, self.step + ahead) for ahead in range(2)]
-            while self.step < self.recipe.steps and not (stop is not None and stop.is_set()):
-                if until is not None and time.monotonic() - started >= until:
-                    break
+        loader = ThreadPoolExecutor(1)
+        try:
+            coming = [loader.submit(self._batch, step) for step in range(self.step, self.recipe.steps)[:2]]
+            while coming and not (until is not None and time.monotonic() - started >= until):
                 mark = time.monotonic()
+                if not _arrived(coming[0], stop):
+                    break
                 batch = coming.pop(0).result()
-                coming.append(loader.submit(self._batch, self.step + 2))
+                if self.step + 2 < self.recipe.steps:
+                    coming.append(loader.submit(self._batch, self.step + 2))
                 waited = time.monotonic() - mark
                 figures = self._train_step(batch) | {"wait": torch.tensor(waited)}
                 self.seconds += time.monotonic() - mark
@@ -220,3 +232,13 @@ class Trainer:
                     yield self.step, {key: (value / count).item() for key, value in sums.items()}
                     sums, count = {}, 0
             self.save()
+        finally:  # who asks to stop does not wait for data that nobody will train on
+            loader.shutdown(wait=stop is None or not stop.is_set(), cancel_futures=True)
+
+
+def _arrived(coming: Future[Batch], stop: threading.Event | None) -> bool:
+    """Waits for the data; False as soon as `stop` is set."""
+    while stop is not None and not stop.is_set():
+        if wait((coming,), timeout=0.1).done:
+            return True
+    return stop is None

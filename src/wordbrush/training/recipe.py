@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wordbrush.errors import RequestError
 
@@ -66,6 +66,15 @@ class CLIPRecipe(_Strict):
     projection: int = 192
 
 
+Kind = Literal["single", "colour", "two", "position", "binding", "counting", "several"]
+
+
+def _shares(kinds: dict[Kind, float]) -> dict[Kind, float]:
+    if sum(kinds.values()) > 1 + 1e-9:
+        raise ValueError(f"shares of scenes that add up to {sum(kinds.values()):g}; at most 1 is wanted")
+    return kinds
+
+
 class DenoiserRecipe(_Strict):
     """Text-conditional latent diffusion (Rombach 2022); `scheduler` says the noise process and what is predicted."""
 
@@ -87,7 +96,7 @@ class DenoiserRecipe(_Strict):
     uniform_times: float = Field(
         0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise"
     )
-    kinds: dict[Literal["single", "colour", "two", "position", "binding", "counting", "several"], float] = Field(
+    kinds: Annotated[dict[Kind, Annotated[float, Field(ge=0, le=1)]], AfterValidator(_shares)] = Field(
         default_factory=dict, description="part of the scenes that is of a kind for certain; the rest is the usual mix"
     )
     window: int = Field(20_000, ge=1, description="scenes encoded at a time")
@@ -166,6 +175,12 @@ class Recipe(_Strict):
     result: dict[str, Any] = Field(
         default_factory=dict, description="what a finished run gave: time, hardware, figures; not read"
     )
+
+    @model_validator(mode="after")
+    def _window_holds_a_batch(self) -> Self:
+        if isinstance(self.train, DenoiserRecipe) and self.train.window < self.batch:
+            raise ValueError(f"train.window={self.train.window} is less than batch={self.batch}")
+        return self
 
 
 class BuildRecipe(_Strict):

@@ -93,7 +93,7 @@ def train(
 
     Raises:
         RequestError: the recipe is wrong, a folder that it names is missing, or there is no such device.
-        WorkFailed: the loss is no longer a number, or a checkpoint could not be written.
+        WorkFailed: the loss is no longer a number, a checkpoint could not be written, or a worker process died.
     """
     recipe = read_recipe(path)
     if isinstance(recipe, BuildRecipe):
@@ -103,10 +103,11 @@ def train(
         spare = max(1, (os.cpu_count() or 1) - 2) if place.type == "cuda" else 0
         task = build_task(recipe, folder, place, workers=spare if workers is None else workers)
     except FileNotFoundError as error:
-        raise RequestError(f"{error.filename} does not exist; run the recipe that makes it first") from error
-    trainer = Trainer(recipe, task, folder, device=place, compiled=compiled, log=log)
-    curve = Curve(folder / "curve.csv", upto=trainer.step)
+        missing = error.filename or str(error).partition(": ")[2]  # safetensors says it in words alone
+        raise RequestError(f"{missing} does not exist; run the recipe that makes it first") from error
     try:
+        trainer = Trainer(recipe, task, folder, device=place, compiled=compiled, log=log)
+        curve = Curve(folder / "curve.csv", upto=trainer.step)
         started, first = time.monotonic(), trainer.step
         for step, figures in trainer.run(until, stop):
             rate = (step - first) * recipe.batch / (time.monotonic() - started)
