@@ -14,11 +14,13 @@ from wordbrush.formats.library import CHECKPOINT, EMBEDDED, SUFFIXES, Library, e
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.single_file.elsewhere import read_vae
 from wordbrush.formats.single_file.read import check_prediction, read_single_file
+from wordbrush.runtime.memory import collector_resting
 from wordbrush.runtime.policy import Runtime
 
 __all__ = ["EMBEDDED", "embedded_folder", "locate_model", "open_model"]
 
 
+@collector_resting()
 def open_model(
     name: str | Path | None = None,
     *,
