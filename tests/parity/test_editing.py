@@ -13,6 +13,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from tests.parity.families import Maker
+from tests.parity.pictures import SCHEDULERS
 from typer.testing import CliRunner
 
 import wordbrush
@@ -22,21 +23,6 @@ from wordbrush.cli.app import make_app
 PROMPT, NEGATIVE = "a fox to the left of a red car", "green house"
 WIDTH, HEIGHT = 40, 32
 STEPS = 8
-
-# sampler -> the diffusers scheduler that it stands for
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "deis": ("DEISMultistepScheduler", {}),
-}
 IMAGE = Image.fromarray(np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 MASK = Image.new("L", IMAGE.size, 0)
 MASK.paste(255, (8, 4, 28, 24))  # whole latents, of 4 pixels each

@@ -11,23 +11,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from tests.parity.pictures import SCHEDULERS as STOCK
 
 import wordbrush
 
-# sampler -> the diffusers scheduler that it stands for
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-}
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = STOCK | {"lcm": ("LCMScheduler", {})}
 STEPS = 5
 """A divisor of 1000: with others diffusers' DDIM takes its next noise level from T // steps, not from its timesteps."""
 PROMPT = "a fox to the left of a red car"

@@ -12,6 +12,7 @@ import typer
 from wordbrush.cli import console, options
 from wordbrush.cli.generate import open_pipeline
 from wordbrush.cli.output import Output
+from wordbrush.cli.singly import notes_of, paint_singly
 from wordbrush.request import GenerationRequest
 from wordbrush.request_fields import Lora
 
@@ -117,17 +118,11 @@ def _paint(
     from wordbrush.metadata import PictureMetadata, png_bytes
 
     filled = {index: pipe.fill(request) for index, request in requests.items()}
-    for note in dict.fromkeys(note for request in filled.values() for note in pipe.notes(request)):
+    for note in notes_of(pipe, list(filled.values())):
         console.note(note)
-    total = sum(pipe.step_count(request) for request in filled.values())
-    with console.progress(f"painting {len(filled)} pictures", total) as advance:
-        for index, request in filled.items():
-            for step in pipe.steps(request):
-                latents = step.x
-                advance()
-            images[index] = pipe.finish(request, latents)[0]
-            if place.file is None:
-                data = png_bytes(images[index], PictureMetadata(request=request, origin=pipe.origin_of(request)))
-                files[index] = place.write_picture(
-                    data, request.prompts[0], request.seed or 0, index + 1, len(requests)
-                )
+    painted = paint_singly(pipe, list(filled.values()), f"painting {len(filled)} pictures")
+    for index, (request, image) in zip(filled, painted, strict=True):
+        images[index] = image
+        if place.file is None:
+            data = png_bytes(image, PictureMetadata(request=request, origin=pipe.origin_of(request)))
+            files[index] = place.write_picture(data, request.prompts[0], request.seed or 0, index + 1, len(requests))

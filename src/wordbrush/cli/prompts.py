@@ -16,11 +16,10 @@ from wordbrush.request import GenerationRequest
 
 def register(app: typer.Typer) -> None:
     """Adds the command group."""
-    group = typer.Typer(help="Presets, styles and wildcards; what becomes of a prompt.", no_args_is_help=True)
+    group = console.command_group(app, "prompts", "Presets, styles and wildcards; what becomes of a prompt.")
     group.command(name="list", epilog="Example: wordbrush prompts list")(list_words)
     group.command(name="import", epilog="Example: wordbrush prompts import styles.csv")(import_styles)
     group.command(name="write", epilog='Example: wordbrush prompts write "a __colour__ fox" --expand -n 5')(write)
-    app.add_typer(group, name="prompts")
 
 
 def list_words(as_json: options.AsJson = False) -> None:

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from wordbrush.cli import console, options
+from wordbrush.cli.generate import Target
 from wordbrush.errors import RequestError
 
 Sources = Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Picture files.")]
-Target = Annotated[str, typer.Option("--output", "-o", help="A .png file, or a folder, which is made.")]
 Scale = Annotated[float, typer.Option("--scale", help="How many times larger: more than 1, at most 8.")]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordbrush.cli import console, options
-from wordbrush.cli.generate import LARGEST_SHEET, Painted, Sheet, open_pipeline
+from wordbrush.cli.generate import LARGEST_SHEET, Painted, Sheet, Target, open_pipeline
 from wordbrush.cli.output import Output
 from wordbrush.cli.singly import model_at_hand, notes_of, paint_singly
 from wordbrush.errors import RequestError
@@ -44,7 +44,6 @@ Was = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of the first variation; the next has one more.")]
 Count = Annotated[int, typer.Option("--count", "-n", help="How many variations.")]
-Target = Annotated[str, typer.Option("--output", "-o", help="A .png file, or a folder, which is made.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -151,6 +150,7 @@ def _base(saved: GenerationRequest | None, picture: str, way: str, prompt: str |
 def _inverted(pipe: Pipeline, base: GenerationRequest, picture: str, was: str) -> GenerationRequest:
     """The request that paints the picture from its own noise, as `base.prompt` says."""
     from wordbrush.editing.inversion import Inversion
+    from wordbrush.inputs import InputNoise
 
     asked = {"prompt": was, "image": picture, "guidance": 1.0, "sampler": "ddim", "seed": 0}
     fields = {name: getattr(base, name) for name in base.model_fields_set} | asked
@@ -159,13 +159,8 @@ def _inverted(pipe: Pipeline, base: GenerationRequest, picture: str, was: str) -
         for _ in inversion:
             advance()
     size = {"width": inversion.request.width, "height": inversion.request.height}
-    return base.model_copy(update={"latents": _noise(inversion), "sampler": "ddim", "seed": 0, **size})
-
-
-def _noise(inversion: Any) -> Any:
-    from wordbrush.inputs import InputNoise
-
-    return InputNoise.parse(inversion.noise())
+    noise = InputNoise.parse(inversion.noise())
+    return base.model_copy(update={"latents": noise, "sampler": "ddim", "seed": 0, **size})
 
 
 def _variation(base: GenerationRequest, way: str, far: float, picture: str, seed: int) -> GenerationRequest:

@@ -17,11 +17,11 @@ from wordbrush.formats.clip_files import PICTURE_CONFIG
 from wordbrush.metadata import write_whole
 from wordbrush.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch
+from wordbrush.training.loop import Batch, Task
 from wordbrush.training.recipe import CLIPRecipe, Recipe
 
 
-class CLIPTask:
+class CLIPTask(Task):
     """Pictures and captions in; symmetric InfoNCE over the batch out."""
 
     def __init__(self, recipe: Recipe, train: CLIPRecipe) -> None:
@@ -63,9 +63,6 @@ class CLIPTask:
         own = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         return loss, {"retrieval": (logits.argmax(1) == own).float().mean(), "scale": scale.detach()}
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `clip/`, which transformers' CLIPModel and CLIPImageProcessor open."""

@@ -19,11 +19,11 @@ from wordbrush.networks.clip import CLIPConfig, CLIPTextModel
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.latents import LatentBank
-from wordbrush.training.loop import Batch, step_generator
+from wordbrush.training.loop import Batch, Task, step_generator
 from wordbrush.training.recipe import DenoiserRecipe, Recipe
 
 
-class DenoiserTask:
+class DenoiserTask(Task):
     """Noisy latents and captions in; out what the scheduler config says that the network predicts."""
 
     def __init__(

@@ -16,7 +16,7 @@ from wordbrush.data.scenes import caption, sample_scene
 from wordbrush.metadata import write_whole
 from wordbrush.networks.gpt2 import GPT2, GPT2Config, gpt2_file_state
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch
+from wordbrush.training.loop import Batch, Task
 from wordbrush.training.recipe import ExpanderRecipe, Recipe
 
 # "a fox, pixel art on a blue background": the scenes' own captions seldom go on after the ground
@@ -39,7 +39,7 @@ def continued_caption(index: int, seed: int, split: Literal["train", "test"] = "
     return f"{things}{ground}{more}"
 
 
-class ExpanderTask:
+class ExpanderTask(Task):
     """Captions in; how surprising each next piece is out (Radford 2018, eq. 1)."""
 
     def __init__(self, recipe: Recipe, train: ExpanderRecipe, folder: Path) -> None:
@@ -89,9 +89,6 @@ class ExpanderTask:
         logits, _ = self.network(seen)  # (B, L - 1, V)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_NOT_COUNTED)
         return loss, {"perplexity": loss.detach().exp()}
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `expander/`, which transformers' GPT2LMHeadModel opens."""

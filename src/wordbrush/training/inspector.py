@@ -29,7 +29,7 @@ from wordbrush.data.scenes.render import BACKGROUND_RGB
 from wordbrush.data.scenes.scene import SIZE
 from wordbrush.networks.inspector import Inspector, InspectorConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch
+from wordbrush.training.loop import Batch, Task
 from wordbrush.training.recipe import InspectorRecipe, Recipe
 
 OWN = "own"  # the colour of a thing that was not recoloured
@@ -159,7 +159,7 @@ def assign(boxes: Tensor, owners: Tensor, count: int, side: int) -> tuple[Tensor
     return presence, cells, holder.flatten()[cells]
 
 
-class InspectorTask:
+class InspectorTask(Task):
     """Scenes in; presence, kind, colour, box and ground out."""
 
     def __init__(self, recipe: Recipe, train: InspectorRecipe) -> None:
@@ -226,9 +226,6 @@ class InspectorTask:
             "ground": ground.detach(),
         }
         return presence + kind + colour + place + 0.5 * ground, figures
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `inspector/` in float16, as it is shipped."""

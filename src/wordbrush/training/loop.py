@@ -44,7 +44,8 @@ class Task(Protocol):
         """Writes the trained networks (running averages by module name) as model folders."""
 
     def close(self) -> None:
-        """Ends whatever the task started in the background."""
+        """Ends whatever the task started in the background: for most tasks nothing."""
+        return
 
 
 def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:

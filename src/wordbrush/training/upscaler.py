@@ -15,7 +15,7 @@ from wordbrush.data.scenes import enlarged, render, sample_scene
 from wordbrush.data.scenes.glyphs import GLYPH
 from wordbrush.networks.srresnet import SRResNet, SRResNetConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch
+from wordbrush.training.loop import Batch, Task
 from wordbrush.training.recipe import Recipe, UpscalerRecipe
 
 _SMALLEST = 96  # of a scene's largest thing, drawn large
@@ -61,7 +61,7 @@ def _degraded(large: Image.Image, factor: int, rng: random.Random) -> Image.Imag
     return Image.fromarray(np.clip(soft + noise + 0.5, 0, 255).astype(np.uint8))
 
 
-class UpscalerTask:
+class UpscalerTask(Task):
     """Small crops in, large crops out: the L1 distance, with which training gets further than with L2 (Lim 2017)."""
 
     def __init__(self, recipe: Recipe, train: UpscalerRecipe) -> None:
@@ -91,9 +91,6 @@ class UpscalerTask:
         difference = self.network(batch["small"]).float() - batch["large"]
         psnr = 10.0 * torch.log10(4.0 / difference.detach().square().mean().clamp(min=1e-9))
         return difference.abs().mean(), {"psnr": psnr}
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `upscaler/`."""

@@ -19,7 +19,7 @@ from wordbrush.data.scenes.scene import SIZE
 from wordbrush.errors import RequestError
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch
+from wordbrush.training.loop import Batch, Task
 from wordbrush.training.recipe import Recipe, VAERecipe
 
 
@@ -39,7 +39,7 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-class VAETask:
+class VAETask(Task):
     """Crops in, crops out: L1 + edge L1 + KL."""
 
     def __init__(self, recipe: Recipe, train: VAERecipe) -> None:
@@ -89,9 +89,6 @@ class VAETask:
         loss = l1 + self.train.edges * edge + self.train.kl * kl
         figures = {"kl": kl.detach()} if half else {"kl": kl.detach(), "l1": l1.detach() * 1.0}
         return loss, figures
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `vae/`; latents of scenes are brought to zero mean and unit variance, channel by channel.
