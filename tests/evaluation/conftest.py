@@ -9,7 +9,7 @@ import torch
 
 from wordbrush.networks.inspector import Inspector, InspectorConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.inspector import vocabulary
+from wordbrush.training.tasks.inspector import vocabulary
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from wordbrush.evaluation.judging import judge
 from wordbrush.evaluation.prompts import SEED, Prompt, composition_prompts
 from wordbrush.networks.inspector import Answers, Features
 from wordbrush.runtime.policy import Runtime
-from wordbrush.training.inspector import vocabulary
+from wordbrush.training.tasks.inspector import vocabulary
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ from wordbrush.data.scenes import caption, sample_scene
 from wordbrush.formats.gpt2_folder import read_gpt2
 from wordbrush.formats.library import embedded_folder
 from wordbrush.request_fields import Expansion
-from wordbrush.training.expander import ExpanderTask, continued_caption
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task, train
+from wordbrush.training.tasks.expander import ExpanderTask, continued_caption
+
+ROWS = range(8)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +44,14 @@ def task_of(path: Path, folder: Path) -> ExpanderTask:
 
 def test_rows_are_whole_captions(recipe: Path, tmp_path: Path) -> None:
     task = task_of(recipe, tmp_path)
-    rows = task.batch(0)["ids"]
-    assert torch.equal(task_of(recipe, tmp_path).batch(0)["ids"], rows)
+    rows = task.batch(0, ROWS)["ids"]
+    assert torch.equal(task_of(recipe, tmp_path).batch(0, ROWS)["ids"], rows)
     for index, row in enumerate(rows):
         ids = [int(token) for token in row if token >= 0]
         assert ids[-1] == task.tokenizer.end_id
         assert (ids[0] == task.tokenizer.end_id) == (index == 0)
         assert task.tokenizer.decode(ids) == continued_caption(index, 1)
-    loss, figures = task.loss({"ids": rows}, 0, torch.Generator())
+    loss, figures = task.loss({"ids": rows}, 0)
     logits = task.network(rows[:, :-1].clamp(min=0))[0].log_softmax(2)
     wanted = rows[:, 1:]
     counted = -logits.gather(2, wanted.clamp(min=0)[..., None])[..., 0][wanted >= 0]

@@ -15,8 +15,12 @@ from safetensors.torch import load_file
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.training.loop import Trainer, learning_rate
 from wordbrush.training.optimiser import OptimiserPair
-from wordbrush.training.recipe import Optimiser, Recipe, VAERecipe, read_recipe
+from wordbrush.training.recipe import Optimiser, Recipe, read_recipe
 from wordbrush.training.run import Curve, build_task, train
+from wordbrush.training.task import Batch, Task
+from wordbrush.training.tasks.recipes import VAERecipe
+
+ROWS = range(2)
 
 NETWORK = {
     "latent_channels": 4, "block_out_channels": [16, 16], "layers_per_block": 1, "norm_num_groups": 1,
@@ -52,9 +56,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(recipe_file: Path, tmp_p
     list(straight.run())
     first = trainer(recipe_file, tmp_path / "broken", precision=precision)
     for step in range(3):
-        first._train_step(first.task.batch(step))
+        first._train_step(first.task.batch(step, ROWS))
     first.save()
-    first._train_step(first.task.batch(3))  # work after the checkpoint, lost as by a kill
+    first._train_step(first.task.batch(3, ROWS))  # work after the checkpoint, lost as by a kill
     second = trainer(recipe_file, tmp_path / "broken", precision=precision)
     assert second.step == 3
     list(second.run())
@@ -71,12 +75,12 @@ def test_training_lowers_the_loss_and_writes_a_folder_diffusers_opens(recipe_fil
     lines: list[str] = []
     folder = train(recipe_file, tmp_path / "run", log=lines.append)
     first = trainer(recipe_file, tmp_path / "fresh")
-    start = first.task.loss(first.task.batch(0), 1, torch.Generator().manual_seed(0))[0]
+    start = first.task.loss(first.task.batch(0, range(4)), 1)[0]
     assert float(lines[-1].split("loss ")[1].split()[0]) < 0.9 * start.item()
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    images = first.task.batch(1)["images"]
+    images = first.task.batch(1, range(4))["images"]
     latents = vae.encode(images).latent_dist.mode()
     assert latents.shape == (4, 4, 16, 16)
     assert abs(latents.mean().item()) < 0.5
@@ -99,7 +103,7 @@ def test_vae_loss_by_hand(recipe_file: Path, tmp_path: Path) -> None:
         network.encoder.conv_out.bias[:4] = 1.0  # type: ignore[union-attr,index,operator]
     images = torch.full((1, 3, 32, 32), 0.25)
     images[..., 16:] = 0.75
-    loss, figures = task.loss({"images": images}, 1, torch.Generator().manual_seed(0))
+    loss, figures = task.loss({"images": images, "eps": torch.zeros(1, 4, 16, 16)}, 1)
     edge = 32 * 0.5 / (32 * 31)  # one step of 0.5 per row, over 31 differences
     assert figures["kl"].item() == pytest.approx(0.5)  # 0.5 * (1 + 1 - 1 - 0) nats per latent
     assert loss.item() == pytest.approx(0.5 + edge + 1e-3 * 0.5, rel=1e-5)
@@ -133,13 +137,13 @@ def test_not_a_number_stops_with_the_step_named(recipe_file: Path, tmp_path: Pat
     run = trainer(recipe_file, tmp_path / "run")
     run.save()
     kept = (tmp_path / "run/checkpoint.pt").read_bytes()
-    run._train_step({"images": torch.full((2, 3, 32, 32), math.nan)})
+    run._train_step(run.task.batch(0, ROWS) | {"images": torch.full((2, 3, 32, 32), math.nan)})
     with pytest.raises(WorkFailed, match="step 0"):  # seen before anything is saved
         run.save()
     run = trainer(recipe_file, tmp_path / "run")
-    run._train_step({"images": torch.full((2, 3, 32, 32), math.nan)})
+    run._train_step(run.task.batch(0, ROWS) | {"images": torch.full((2, 3, 32, 32), math.nan)})
     with pytest.raises(WorkFailed, match="step 0"):  # or by the next step
-        run._train_step(run.task.batch(1))
+        run._train_step(run.task.batch(1, ROWS))
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == kept
 
 
@@ -171,24 +175,22 @@ def test_what_changed_in_a_recipe_is_named_and_what_is_new_has_its_default(recip
         trainer(recipe_file, tmp_path / "run", seed=6)
 
 
-class Slow:
+class Slow(Task):
     """A task whose data for the third step does not come until it is closed."""
 
     def __init__(self) -> None:
-        self.modules: dict[str, torch.nn.Module] = {"net": torch.nn.Linear(1, 1)}
+        super().__init__()
+        self.modules = {"net": torch.nn.Linear(1, 1)}
         self.asked: list[int] = []
         self.free = threading.Event()
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
+    def batch(self, step: int, rows: range) -> Batch:
         self.asked.append(step)
         if step == 2:
             self.free.wait(60)
         return {"x": torch.ones(1, 1)}
 
-    def loss(
-        self, batch: dict[str, torch.Tensor], step: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        del step, generator
+    def loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self.modules["net"](batch["x"]).square().mean(), {}
 
     def export(self, folder: Path, averaged: dict[str, dict[str, torch.Tensor]]) -> None:

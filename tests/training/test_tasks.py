@@ -20,11 +20,13 @@ from safetensors.torch import load_file
 import wordbrush
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
-from wordbrush.training.clip import CLIPTask
-from wordbrush.training.denoiser import DenoiserTask
-from wordbrush.training.latents import LatentBank, training_scene
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task, train
+from wordbrush.training.tasks.clip import CLIPTask
+from wordbrush.training.tasks.denoiser import DenoiserTask
+from wordbrush.training.tasks.latents import LatentBank, training_scene
+
+ROWS = range(4)
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 VAE = {
@@ -102,8 +104,8 @@ def test_clip_loss_by_hand(workshop: Path) -> None:
     task.network.image_features = lambda images: 3 * torch.eye(2)  # type: ignore[method-assign]
     with torch.no_grad():
         task.network.logit_scale.fill_(math.log(2.0))
-    right, figures = task.loss({"ids": torch.tensor([0, 1]), "images": torch.zeros(2)}, 0, torch.Generator())
-    swapped, _ = task.loss({"ids": torch.tensor([1, 0]), "images": torch.zeros(2)}, 0, torch.Generator())
+    right, figures = task.loss({"ids": torch.tensor([0, 1]), "images": torch.zeros(2)}, 0)
+    swapped, _ = task.loss({"ids": torch.tensor([1, 0]), "images": torch.zeros(2)}, 0)
     assert right.item() == pytest.approx(math.log(1 + math.exp(-2)))  # logits 2 for the own caption, 0 for the other
     assert swapped.item() == pytest.approx(math.log(1 + math.exp(2)))
     assert figures["retrieval"] == 1.0
@@ -116,8 +118,8 @@ def test_denoiser_loss_by_hand(workshop: Path) -> None:
     with torch.no_grad():
         task.network.conv_out.weight.zero_()
         task.network.conv_out.bias.zero_()
-    batch = task.batch(0)
-    loss, _ = task.loss(batch, 0, torch.Generator())
+    batch = task.batch(0, ROWS)
+    loss, _ = task.loss(batch, 0)
     timesteps, eps = batch["timesteps"], batch["eps"]
     assert eps.std().item() == pytest.approx(1.0, abs=0.05)
     alpha = (task.alpha_bar[timesteps].sqrt()).float().view(-1, 1, 1, 1)
@@ -137,9 +139,10 @@ def test_denoiser_times_cover_the_range_and_reach_pure_noise(workshop: Path) -> 
 
 def test_denoiser_data_is_a_function_of_the_step(workshop: Path) -> None:
     one, other = task_of(workshop, "denoiser"), task_of(workshop, "denoiser")
-    batches = [one.batch(step) for step in range(8)]  # 3 steps a pass, 6 a window: passes, and on to the second window
+    # 3 steps a pass, 6 a window: passes, and on to the second window
+    batches = [one.batch(step, ROWS) for step in range(8)]
     for step in (7, 2, 5):
-        again = other.batch(step)
+        again = other.batch(step, ROWS)
         assert all(torch.equal(batches[step][key], again[key]) for key in again)
     first_pass = torch.cat([batch["latents"] for batch in batches[:3]])
     second_pass = torch.cat([batch["latents"] for batch in batches[3:6]])
@@ -154,7 +157,7 @@ def test_worker_processes_draw_the_same_data(workshop: Path, tmp_path: Path) -> 
     alone, helped = task_of(workshop, "denoiser"), build_task(recipe, tmp_path, workers=2)
     try:
         for step in (0, 5, 6):  # the last is in the second window
-            one, other = alone.batch(step), helped.batch(step)
+            one, other = alone.batch(step, ROWS), helped.batch(step, ROWS)
             assert all(torch.equal(one[key], other[key]) for key in one)
     finally:
         helped.close()
@@ -183,14 +186,14 @@ def helped_bank(workshop: Path, folder: Path, **changes: Any) -> LatentBank:
 def test_a_worker_that_dies_is_said_and_ctrl_c_is_not_for_them(workshop: Path, tmp_path: Path) -> None:
     bank = helped_bank(workshop, tmp_path, steps=18)  # three windows
     try:
-        bank.rows(0)
+        bank.rows(0, ROWS)
         assert bank.next is not None
         bank.next[1].result()
         assert bank.pool is not None
         workers = list(bank.pool._processes.values())
         for worker in workers:
             os.kill(worker.pid or 0, signal.SIGINT)  # as a terminal sends it to all of them
-        bank.rows(6)
+        bank.rows(6, ROWS)
         assert bank.next is not None
         bank.next[1].result()
         for worker in workers:
@@ -198,7 +201,7 @@ def test_a_worker_that_dies_is_said_and_ctrl_c_is_not_for_them(workshop: Path, t
         (tmp_path / f"latents-{bank.key}-1.safetensors").write_bytes(b"half")  # which is made again
         bank.number, bank.next = -1, None
         with pytest.raises(WorkFailed, match="has died"):
-            bank.rows(6)
+            bank.rows(6, ROWS)
     finally:
         bank.close()
 
@@ -206,7 +209,7 @@ def test_a_worker_that_dies_is_said_and_ctrl_c_is_not_for_them(workshop: Path, t
 def test_no_window_is_made_that_no_step_needs_and_closing_gives_one_up(workshop: Path, tmp_path: Path) -> None:
     bank = helped_bank(workshop, tmp_path, steps=6)
     try:
-        bank.rows(5)
+        bank.rows(5, ROWS)
         assert bank.next is None
     finally:
         bank.close()
@@ -224,11 +227,11 @@ def test_a_window_that_cannot_be_written_is_said(
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device (os error 28)")
 
-    monkeypatch.setattr("wordbrush.training.latents.save_file", full)
+    monkeypatch.setattr("wordbrush.training.tasks.latents.save_file", full)
     bank = task_of(workshop, "denoiser").bank
     bank.folder = tmp_path
     with pytest.raises(WorkFailed, match="No space left"):
-        bank.rows(0)
+        bank.rows(0, ROWS)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,7 +75,7 @@ class FluxConditioner:
         """As `encode`: an empty negative prompt is a text like any other."""
         return self.encode(texts, options, length=length)
 
-    def length(self, text: str, options: TextOptions = PLAIN) -> int:  # noqa: ARG002  the same for all
+    def length(self, text: str, options: TextOptions = PLAIN) -> int:
         """How long every context is."""
         return self.max_length
 

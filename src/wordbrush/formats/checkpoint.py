@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wordbrush.errors import ModelFileError
 from wordbrush.formats.pickles import read_pickled_header, read_pickled_tensors
-from wordbrush.formats.safetensors_file import Header, foreign, read_header, read_tensors
+from wordbrush.formats.safetensors_file import Header, foreign, read_header
 from wordbrush.formats.weight_files import PICKLED
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ class Checkpoint:
 
     def tensors(self, names: Collection[str]) -> dict[str, Tensor]:
         """Some of its tensors, memory-mapped."""
-        return (read_pickled_tensors if self.pickled else read_tensors)(self.path, names)
+        if self.pickled:
+            return read_pickled_tensors(self.path, names)
+        from wordbrush.formats.mapped_file import map_tensors  # needs torch, which describing a file does without
+
+        return map_tensors(self.path, {name: self.header.tensors[name] for name in names})
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

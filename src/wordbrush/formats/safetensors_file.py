@@ -146,19 +146,15 @@ def _looks_like(prefix: bytes) -> str:
     return "get the file again from where it came from"
 
 
-def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
-    """Tensors of a checked file, memory-mapped: their bytes are read when they are first used.
-
-    Args:
-        names: which; None is all of them.
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checked file, memory-mapped: their bytes are read when they are first used.
 
     Raises:
         ModelFileError: as `read_header`, or a number format that torch does not have.
     """
     from wordbrush.formats.mapped_file import map_tensors
 
-    header = read_header(path)
-    return map_tensors(path, header.tensors if names is None else {name: header.tensors[name] for name in names})
+    return map_tensors(path, read_header(path).tensors)
 
 
 def read_scalars(path: Path, names: Collection[str]) -> dict[str, float]:

@@ -208,6 +208,8 @@ def groups(name: str, network: nn.Module, *, divided: bool) -> Iterator[list[nn.
 def plan_for(networks: Mapping[str, nn.Module], runtime: Runtime, wanted: str) -> Plan:
     """`plan_offload` for these networks on the runtime's device, by what that has free now."""
     free = free_memory(runtime.device)
+    if free is None:  # then no size decides anything
+        return plan_offload(dict.fromkeys(networks, 0), 0, None, wanted)
     sizes, largest = {}, 0
     for name, network in networks.items():
         itemsize = runtime.suiting(network).dtype.itemsize

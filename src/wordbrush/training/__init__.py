@@ -1,7 +1,7 @@
 """Training.
 
-recipe.py     a run as data            run.py        from a recipe file to a finished folder
-loop.py       the one loop             optimiser.py  AdamW, Muon
-vae.py clip.py denoiser.py inspector.py              what a step's data and loss are, a task a file
-tokenizer.py assemble.py export.py                   what is made without training, and how it is written
+recipe.py      a run as data: one YAML file              run.py        from a recipe file to a finished folder
+task.py        what a task is to the loop                tasks/        the tasks, and their parts of the recipe
+loop.py        the one loop                              optimiser.py  AdamW, Muon (muon.py)
+tokenizer.py assemble.py export.py                       what is made without training, and how it is written
 """

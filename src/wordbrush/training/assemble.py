@@ -16,7 +16,7 @@ from wordbrush.errors import RequestError
 from wordbrush.formats.clip_files import PICTURE_CONFIG
 from wordbrush.formats.diffusers_folder import model_index
 from wordbrush.training.export import write_network
-from wordbrush.training.recipe import AssembleRecipe
+from wordbrush.training.tasks.recipes import AssembleRecipe
 
 _CLASSES = {
     "text_encoder": "CLIPTextModel",

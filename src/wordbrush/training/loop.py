@@ -14,38 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.training.optimiser import OptimiserPair
 from wordbrush.training.recipe import Optimiser, Recipe
-
-Batch = dict[str, Tensor]
-
-
-class Task(Protocol):
-    """What is trained and on what. `modules` are trained and checkpointed, by name."""
-
-    modules: dict[str, nn.Module]
-
-    def batch(self, step: int) -> Batch:
-        """The data of a step, a pure function of the step; runs in a background thread."""
-
-    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and figures for the log. The batch is on the networks' device; `generator` is a CPU one, seeded from
-        (seed, step), so that a run draws the same noise on every device.
-        """
-
-    def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
-        """Writes the trained networks (running averages by module name) as model folders."""
-
-    def close(self) -> None:
-        """Ends whatever the task started in the background: for most tasks nothing."""
-        return
+from wordbrush.training.task import Batch, Task
 
 
 def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:
@@ -55,11 +33,6 @@ def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:
     start = max(optimiser.warmup, steps * (1 - optimiser.decay))
     part = min(max(0.0, (step - start) / max(1.0, steps - start)), 1.0)
     return optimiser.learning_rate * (optimiser.final + (1 - optimiser.final) * 0.5 * (1 + math.cos(math.pi * part)))
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step, whatever came before."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 class Trainer:
@@ -170,7 +143,7 @@ class Trainer:
         bf16 = self.recipe.precision == "bfloat16"
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
-            loss, figures = self.task.loss(batch, self.step, step_generator(self.recipe.seed, self.step))
+            loss, figures = self.task.loss(batch, self.step)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.optimiser.parameters, self.recipe.optimiser.clip)
         self._check()
@@ -196,7 +169,7 @@ class Trainer:
         self.unchecked = None
 
     def _batch(self, step: int) -> Batch:
-        batch = self.task.batch(step)
+        batch = self.task.batch(step, range(self.recipe.batch))
         if self.device.type == "cuda":  # only from pinned memory are copies made while the device computes
             return {key: value.pin_memory() for key, value in batch.items()}
         return batch

@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon steps matrices; this parameter has the shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002  PyTorch's signature
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Moves every matrix that has a gradient."""
         for group in self.param_groups:
             matrices = [parameter for parameter in group["params"] if parameter.grad is not None]

@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from wordbrush.errors import RequestError
+from wordbrush.training.strict import Strict
+from wordbrush.training.tasks.recipes import (
+    AssembleRecipe,
+    CLIPRecipe,
+    DenoiserRecipe,
+    ExpanderRecipe,
+    InspectorRecipe,
+    TokenizerRecipe,
+    UpscalerRecipe,
+    VAERecipe,
+)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Optimiser(_Strict):
+class Optimiser(Strict):
     """Linear warm-up, the full rate, and a cosine fall to `final` times it over the last `decay` of the run."""
 
     kind: Literal["adamw", "muon"] = Field(
@@ -31,128 +38,6 @@ class Optimiser(_Strict):
     clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
 
 
-class VAERecipe(_Strict):
-    """A KL autoencoder on crops of scenes: L1 + edges + KL (Rombach 2022, §3.1), no adversary."""
-
-    task: Literal["vae"]
-    network: dict[str, Any]
-    crop: int = Field(64, ge=32)
-    kl: float = Field(1e-3, ge=0, description="weight of the mean divergence per latent, in nats")
-    edges: float = Field(1.0, ge=0, description="weight of the L1 distance of neighbouring-pixel differences")
-    half_scale_every: int = Field(
-        4,
-        ge=0,
-        description="each n-th step decodes latents pooled to half size against the picture at half size "
-        "(scale equivariance, Kouzelis 2025): keeps latents smooth; 0 never",
-    )
-    decoder_of: str | None = Field(
-        None,
-        description="folder of a trained autoencoder: only its decoder is trained on, its latents stay what they are",
-    )
-    latent_noise: float = Field(
-        0.0,
-        ge=0,
-        description="largest spread of noise added to latents of unit variance, since a denoiser's are never exact",
-    )
-
-
-class CLIPRecipe(_Strict):
-    """Contrastive language-image pre-training on scenes (Radford 2021)."""
-
-    task: Literal["clip"]
-    text: dict[str, Any]
-    vision: dict[str, Any]
-    tokenizer: str
-    projection: int = 192
-
-
-Kind = Literal["single", "colour", "two", "position", "binding", "counting", "several"]
-
-
-def _shares(kinds: dict[Kind, float]) -> dict[Kind, float]:
-    if sum(kinds.values()) > 1 + 1e-9:
-        raise ValueError(f"shares of scenes that add up to {sum(kinds.values()):g}; at most 1 is wanted")
-    return kinds
-
-
-class DenoiserRecipe(_Strict):
-    """Text-conditional latent diffusion (Rombach 2022); `scheduler` says the noise process and what is predicted."""
-
-    task: Literal["denoiser"]
-    network: dict[str, Any]
-    scheduler: dict[str, Any] = Field(description="diffusers' scheduler_config.json of the finished model")
-    vae: str = Field(description="folder of the trained autoencoder")
-    tokenizer: str = Field(description="folder of the tokenizer")
-    clip: str = Field(description="folder of the CLIP whose text tower the text encoder starts from")
-    start: str | None = Field(
-        None, description="model folder whose U-Net and text encoder this run goes on from, instead of from nothing"
-    )
-    train_text: bool = Field(True, description="train the text encoder together with the U-Net")
-    drop_caption: float = Field(
-        0.1, ge=0, le=1, description="part of captions emptied, for guidance (Ho & Salimans 2022)"
-    )
-    time_mean: float = Field(0.0, description="times are sigmoid(mean + std * normal) (Esser 2024, section 3.1) ...")
-    time_std: float = Field(1.0, gt=0)
-    uniform_times: float = Field(
-        0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise"
-    )
-    kinds: Annotated[dict[Kind, Annotated[float, Field(ge=0, le=1)]], AfterValidator(_shares)] = Field(
-        default_factory=dict, description="part of the scenes that is of a kind for certain; the rest is the usual mix"
-    )
-    window: int = Field(20_000, ge=1, description="scenes encoded at a time")
-    passes: int = Field(4, ge=1, description="how often each window is trained on, with new captions each time")
-
-
-class InspectorRecipe(_Strict):
-    """The detector that judges pictures; it shares nothing with the generator."""
-
-    task: Literal["inspector"]
-    network: dict[str, Any] = Field(default_factory=dict)
-
-
-class ExpanderRecipe(_Strict):
-    """A small GPT-2 on captions of scenes, which continues what a user begins (Radford 2019)."""
-
-    task: Literal["expander"]
-    network: dict[str, Any]
-    vocabulary: int = Field(1600, ge=300, description="byte-pair pieces, all bytes and the end of a text included")
-    vocabulary_captions: int = Field(20_000, ge=1, description="captions that the pieces are learnt from")
-
-
-class UpscalerRecipe(_Strict):
-    """Super-resolution of scenes by an SRResNet (Ledig 2017), by L1 alone."""
-
-    task: Literal["upscaler"]
-    network: dict[str, Any]
-    crop: int = Field(24, ge=8, le=32, description="sides of the small crops, in pixels")
-    degraded: float = Field(
-        0.25, ge=0, le=1, description="part of the crops made small less cleanly: other filters, blur, noise"
-    )
-
-
-class TokenizerRecipe(_Strict):
-    """A byte-pair vocabulary learnt from captions; no network."""
-
-    task: Literal["tokenizer"]
-    captions: int = Field(40_000, ge=1)
-    size: int = Field(2000, ge=600, description="pieces at most, before each byte also gets one that ends a word")
-    max_length: int = Field(32, ge=8, description="tokens of a prompt, start and end included")
-
-
-class AssembleRecipe(_Strict):
-    """One model folder out of trained parts."""
-
-    task: Literal["assemble"]
-    denoiser: str = Field(description="folder of the denoiser run")
-    vae: str
-    clip: str
-    tokenizer: str
-    dtype: Literal["float32", "bfloat16", "float16"] = "float16"
-    defaults: dict[str, Any] = Field(
-        default_factory=dict, description="wordbrush.json: what the model wants where a request is silent"
-    )
-
-
 Trained = Annotated[
     VAERecipe | CLIPRecipe | DenoiserRecipe | InspectorRecipe | ExpanderRecipe | UpscalerRecipe,
     Field(discriminator="task"),
@@ -160,7 +45,7 @@ Trained = Annotated[
 Built = Annotated[TokenizerRecipe | AssembleRecipe, Field(discriminator="task")]
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """Everything that decides the weights of one training run."""
 
     name: str
@@ -183,7 +68,7 @@ class Recipe(_Strict):
         return self
 
 
-class BuildRecipe(_Strict):
+class BuildRecipe(Strict):
     """A step of making a model that trains nothing."""
 
     name: str

@@ -13,19 +13,18 @@ import torch
 
 from wordbrush.errors import RequestError
 from wordbrush.runtime.policy import Runtime
-from wordbrush.training.loop import Task, Trainer
-from wordbrush.training.recipe import (
+from wordbrush.training.loop import Trainer
+from wordbrush.training.recipe import BuildRecipe, Recipe, read_recipe
+from wordbrush.training.task import Task
+from wordbrush.training.tasks.recipes import (
     AssembleRecipe,
-    BuildRecipe,
     CLIPRecipe,
     DenoiserRecipe,
     ExpanderRecipe,
     InspectorRecipe,
-    Recipe,
     TokenizerRecipe,
     UpscalerRecipe,
     VAERecipe,
-    read_recipe,
 )
 
 
@@ -36,27 +35,27 @@ def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None,
     """
     match recipe.train:
         case VAERecipe() as train:
-            from wordbrush.training.vae import VAETask
+            from wordbrush.training.tasks.vae import VAETask
 
             return VAETask(recipe, train)
         case CLIPRecipe() as train:
-            from wordbrush.training.clip import CLIPTask
+            from wordbrush.training.tasks.clip import CLIPTask
 
             return CLIPTask(recipe, train)
         case DenoiserRecipe() as train:
-            from wordbrush.training.denoiser import DenoiserTask
+            from wordbrush.training.tasks.denoiser import DenoiserTask
 
             return DenoiserTask(recipe, train, folder, device, workers=workers)
         case InspectorRecipe() as train:
-            from wordbrush.training.inspector import InspectorTask
+            from wordbrush.training.tasks.inspector import InspectorTask
 
             return InspectorTask(recipe, train)
         case UpscalerRecipe() as train:
-            from wordbrush.training.upscaler import UpscalerTask
+            from wordbrush.training.tasks.upscaler import UpscalerTask
 
             return UpscalerTask(recipe, train)
         case ExpanderRecipe() as train:
-            from wordbrush.training.expander import ExpanderTask
+            from wordbrush.training.tasks.expander import ExpanderTask
 
             return ExpanderTask(recipe, train, folder)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.diffusion.prediction import get_prediction
 from wordbrush.diffusion.process import DiscreteVP
@@ -18,9 +18,10 @@ from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.networks.clip import CLIPConfig, CLIPTextModel
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.latents import LatentBank
-from wordbrush.training.loop import Batch, Task, step_generator
-from wordbrush.training.recipe import DenoiserRecipe, Recipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.task import Batch, Task, normal_rows, row_generator
+from wordbrush.training.tasks.latents import LatentBank
+from wordbrush.training.tasks.recipes import DenoiserRecipe
 
 
 class DenoiserTask(Task):
@@ -36,6 +37,7 @@ class DenoiserTask(Task):
         workers: int = 0,
     ) -> None:
         """`device`: where scenes are encoded; the CPU unless given. The loop moves the networks."""
+        super().__init__()
         self.recipe, self.train = recipe, train
         clip = Path(train.clip)
         self.text_config = CLIPConfig.from_dict(json.loads((clip / "config.json").read_text())).text_config
@@ -49,7 +51,7 @@ class DenoiserTask(Task):
         if train.start is not None:
             self._start_from(Path(train.start))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.modules: dict[str, nn.Module] = {"unet": self.network, "text_encoder": self.text}
+        self.modules = {"unet": self.network, "text_encoder": self.text}
         sampling = read_scheduler_config(train.scheduler)
         if not isinstance(sampling.process, DiscreteVP):
             raise RequestError(
@@ -70,17 +72,17 @@ class DenoiserTask(Task):
                 reason = str(error).strip().split("\n")[0]
                 raise ModelFileError(f"the run cannot start from {path}: {reason}") from error
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: range) -> Batch:
         """The step's latents and captions, and its noise: drawn here, so that the network need not wait for it."""
-        latents, ids = self.bank.rows(step)
-        generator = step_generator(self.recipe.seed, step)
-        timesteps = self.timesteps(len(latents), generator)
+        latents, ids = self.bank.rows(step, rows)
+        timesteps = self.timesteps(self.recipe.batch, row_generator(self.recipe.seed, step))
+        timesteps = timesteps[rows.start : rows.stop]
         alpha_bar = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
         return {
             "latents": latents,
             "ids": ids,
             "timesteps": timesteps,
-            "eps": torch.randn(latents.shape, generator=generator),
+            "eps": normal_rows(self.recipe.seed, step, rows, latents.shape[1:]),
             "alpha": alpha_bar.sqrt().float(),  # (B, 1, 1, 1)
             "sigma": (1 - alpha_bar).sqrt().float(),
         }
@@ -99,12 +101,7 @@ class DenoiserTask(Task):
         times = torch.where(uniform, torch.rand(count, generator=generator).double(), times)
         return (times * len(self.alpha_bar)).long().clamp(0, len(self.alpha_bar) - 1)
 
-    def loss(
-        self,
-        batch: Batch,
-        step: int,  # noqa: ARG002  every task has this signature
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         x0, eps, alpha, sigma = (batch[key] for key in ("latents", "eps", "alpha", "sigma"))
         x = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
         context = self.text(batch["ids"]).last_hidden_state

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import box, render, sample_scene
@@ -19,8 +19,9 @@ from wordbrush.data.scenes.scene import SIZE
 from wordbrush.errors import RequestError
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch, Task
-from wordbrush.training.recipe import Recipe, VAERecipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.task import Batch, Task, normal_rows, uniform_rows
+from wordbrush.training.tasks.recipes import VAERecipe
 
 
 def scene_crop(seed: int, index: int, crop: int) -> np.ndarray:
@@ -43,6 +44,7 @@ class VAETask(Task):
     """Crops in, crops out: L1 + edge L1 + KL."""
 
     def __init__(self, recipe: Recipe, train: VAERecipe) -> None:
+        super().__init__()
         self.recipe, self.train = recipe, train
         self.config = AutoencoderKLConfig.from_dict(train.network)
         self.network = AutoencoderKL(self.config)
@@ -51,7 +53,7 @@ class VAETask(Task):
         else:
             self._continue(Path(train.decoder_of))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.modules: dict[str, nn.Module] = {"vae": self.network}
+        self.modules = {"vae": self.network}
 
     def _continue(self, folder: Path) -> None:
         trained = AutoencoderKLConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
@@ -62,18 +64,23 @@ class VAETask(Task):
         if self.network.quant_conv is not None:
             self.network.quant_conv.requires_grad_(False)
 
-    def batch(self, step: int) -> Batch:
-        start = step * self.recipe.batch
-        crops = [scene_crop(self.recipe.seed, start + offset, self.train.crop) for offset in range(self.recipe.batch)]
-        return {"images": to_images(np.stack(crops))}
+    def batch(self, step: int, rows: range) -> Batch:
+        first, seed = step * self.recipe.batch, self.recipe.seed
+        crops = [scene_crop(seed, first + row, self.train.crop) for row in rows]
+        side = self.train.crop // 2 ** (len(self.config.block_out_channels) - 1)
+        shape = (self.config.latent_channels, side, side)
+        batch = {"images": to_images(np.stack(crops)), "eps": normal_rows(seed, step, rows, shape)}
+        if self.train.latent_noise:
+            amount = self.train.latent_noise * uniform_rows(seed, step, rows, purpose=1)
+            batch["noise"] = amount.view(-1, 1, 1, 1) * normal_rows(seed, step, rows, shape, purpose=2)
+        return batch
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["images"]
         posterior = self.network.encode_raw(images)
-        latents = posterior.sample(generator)
+        latents = posterior.mean + torch.exp(0.5 * posterior.logvar) * batch["eps"].to(posterior.mean)
         if self.train.latent_noise:
-            amount = self.train.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
-            latents = latents + (amount * torch.randn(latents.shape, generator=generator)).to(latents)
+            latents = latents + batch["noise"].to(latents)
         half = self.train.half_scale_every and step % self.train.half_scale_every == 0
         if half:
             latents, images = F.avg_pool2d(latents, 2), F.avg_pool2d(images, 2)

@@ -9,15 +9,16 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.conditioning.gpt2_tokenizer import GPT2Tokenizer
 from wordbrush.data.scenes import caption, sample_scene
 from wordbrush.metadata import write_whole
 from wordbrush.networks.gpt2 import GPT2, GPT2Config, gpt2_file_state
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch, Task
-from wordbrush.training.recipe import ExpanderRecipe, Recipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.task import Batch, Task
+from wordbrush.training.tasks.recipes import ExpanderRecipe
 
 # "a fox, pixel art on a blue background": the scenes' own captions seldom go on after the ground
 _COMMA_GROUND = re.compile(r"(.+)(, [^,]+)( on an? [^,]+ background)")
@@ -44,6 +45,7 @@ class ExpanderTask(Task):
 
     def __init__(self, recipe: Recipe, train: ExpanderRecipe, folder: Path) -> None:
         """Learns the vocabulary once, and keeps it in `folder`."""
+        super().__init__()
         self.recipe, self.train = recipe, train
         self.tokenizer = self._vocabulary(folder / "expander")
         self.config = GPT2Config.from_dict(
@@ -55,7 +57,7 @@ class ExpanderTask(Task):
         )
         self.network = GPT2(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.modules: dict[str, nn.Module] = {"expander": self.network}
+        self.modules = {"expander": self.network}
 
     def _vocabulary(self, folder: Path) -> GPT2Tokenizer:
         if not (folder / "merges.txt").exists():
@@ -64,9 +66,9 @@ class ExpanderTask(Task):
                 write_whole(folder / name, text.encode())
         return GPT2Tokenizer.from_folder(folder)
 
-    def batch(self, step: int) -> Batch:
-        start = step * self.recipe.batch
-        return {"ids": self.rows(range(start, start + self.recipe.batch))}
+    def batch(self, step: int, rows: range) -> Batch:
+        first = step * self.recipe.batch
+        return {"ids": self.rows(range(first + rows.start, first + rows.stop))}
 
     def rows(self, indices: range, split: Literal["train", "test"] = "train") -> Tensor:
         """Captions as (B, L) ids, each ended and then filled with -100. Every eighth begins with an end, too: that is
@@ -78,12 +80,7 @@ class ExpanderTask(Task):
         length = min(most, max(map(len, rows)))
         return torch.tensor([(row + [_NOT_COUNTED] * length)[:length] for row in rows])
 
-    def loss(
-        self,
-        batch: Batch,
-        step: int,  # noqa: ARG002  every task has this signature
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         ids = batch["ids"]
         seen, wanted = ids[:, :-1].clamp(min=0), ids[:, 1:]
         logits, _ = self.network(seen)  # (B, L - 1, V)

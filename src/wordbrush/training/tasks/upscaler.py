@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import enlarged, render, sample_scene
 from wordbrush.data.scenes.glyphs import GLYPH
 from wordbrush.networks.srresnet import SRResNet, SRResNetConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch, Task
-from wordbrush.training.recipe import Recipe, UpscalerRecipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.task import Batch, Task
+from wordbrush.training.tasks.recipes import UpscalerRecipe
 
 _SMALLEST = 96  # of a scene's largest thing, drawn large
 _CROPS = 4  # of each scene
@@ -65,29 +66,23 @@ class UpscalerTask(Task):
     """Small crops in, large crops out: the L1 distance, with which training gets further than with L2 (Lim 2017)."""
 
     def __init__(self, recipe: Recipe, train: UpscalerRecipe) -> None:
+        super().__init__()
         self.recipe, self.train = recipe, train
         self.config = SRResNetConfig.from_dict(train.network)
         self.network = SRResNet(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.modules: dict[str, nn.Module] = {"upscaler": self.network}
+        self.modules = {"upscaler": self.network}
 
-    def batch(self, step: int) -> Batch:
-        scenes = -(-self.recipe.batch // _CROPS)
-        pairs = [
-            pair
-            for index in range(step * scenes, (step + 1) * scenes)
-            for pair in pairs_of_scene(self.recipe, self.train, index)
-        ][: self.recipe.batch]
+    def batch(self, step: int, rows: range) -> Batch:
+        first = step * -(-self.recipe.batch // _CROPS)
+        needed = range(rows.start // _CROPS, -(-rows.stop // _CROPS))
+        pairs = [pair for scene in needed for pair in pairs_of_scene(self.recipe, self.train, first + scene)]
+        pairs = pairs[rows.start - needed.start * _CROPS :][: len(rows)]
         small, large = (np.stack(pictures) for pictures in zip(*pairs, strict=True))
         return {"small": to_images(small), "large": to_images(large)}
 
-    def loss(
-        self,
-        batch: Batch,
-        step: int,  # noqa: ARG002  every task has this signature
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         difference = self.network(batch["small"]).float() - batch["large"]
         psnr = 10.0 * torch.log10(4.0 / difference.detach().square().mean().clamp(min=1e-9))
         return difference.abs().mean(), {"psnr": psnr}

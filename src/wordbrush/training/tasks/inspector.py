@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import ObjectType, Scene, box, object_types, render, sample_scene
@@ -29,8 +29,9 @@ from wordbrush.data.scenes.render import BACKGROUND_RGB
 from wordbrush.data.scenes.scene import SIZE
 from wordbrush.networks.inspector import Inspector, InspectorConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch, Task
-from wordbrush.training.recipe import InspectorRecipe, Recipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.task import Batch, Task, row_generator
+from wordbrush.training.tasks.recipes import InspectorRecipe
 
 OWN = "own"  # the colour of a thing that was not recoloured
 HERE, NEAR = 6.0, 12.0  # pixels: cells within HERE of a thing's middle are to say so, those up to NEAR are not asked
@@ -163,24 +164,25 @@ class InspectorTask(Task):
     """Scenes in; presence, kind, colour, box and ground out."""
 
     def __init__(self, recipe: Recipe, train: InspectorRecipe) -> None:
+        super().__init__()
         self.recipe, self.train = recipe, train
         self.config = InspectorConfig.from_dict({**vocabulary(), **train.network})
         self.network = Inspector(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.modules: dict[str, nn.Module] = {"inspector": self.network}
+        self.modules = {"inspector": self.network}
         self.number_of = {name: number for number, name in enumerate(self.config.colours)}
 
-    def batch(self, step: int) -> Batch:
-        rng = random.Random(f"inspector/{self.recipe.seed}/{step}")
-        generator = torch.Generator().manual_seed(rng.getrandbits(60))
-        start = step * self.recipe.batch
-        numbers = range(start, start + self.recipe.batch)
-        scenes = [moved(repainted(sample_scene("train", self.recipe.seed, number), rng), rng) for number in numbers]
-        pictures = [render(scene) for scene in scenes]
-        pictures = [
-            compressed(picture, rng.randint(40, 90)) if rng.random() < 0.15 else picture for picture in pictures
-        ]
+    def batch(self, step: int, rows: range) -> Batch:
+        first = step * self.recipe.batch
+        scenes, pictures = [], []
+        for row in rows:
+            rng = random.Random(f"inspector/{self.recipe.seed}/{step}/{row}")
+            scenes.append(moved(repainted(sample_scene("train", self.recipe.seed, first + row), rng), rng))
+            picture = render(scenes[-1])
+            pictures.append(compressed(picture, rng.randint(40, 90)) if rng.random() < 0.15 else picture)
+        # what the pictures are put through is drawn for all rows of one call: it need not be the same in another split
+        generator = row_generator(self.recipe.seed, step, rows.start)
         things = [(owner, scene, item) for owner, scene in enumerate(scenes) for item in scene.objects]
         owners = torch.tensor([owner for owner, _, _ in things])
         boxes = torch.tensor([box(item) for _, _, item in things], dtype=torch.float32)
@@ -204,7 +206,7 @@ class InspectorTask(Task):
             "backgrounds": torch.tensor(grounds),
         }
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         network, cells = self.network, batch["cells"]
         features = network.features(batch["images"])
         logits = network.presence(features.cells).float()

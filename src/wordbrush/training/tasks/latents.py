@@ -30,7 +30,8 @@ from wordbrush.data.pixels import to_images
 from wordbrush.data.scenes import Scene, caption, render, sample_scene
 from wordbrush.errors import WorkFailed
 from wordbrush.networks.vae import AutoencoderKL, AutoencoderKLConfig
-from wordbrush.training.recipe import DenoiserRecipe, Recipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.tasks.recipes import DenoiserRecipe
 
 _ENCODED = 128  # scenes drawn and encoded at once
 _AHEAD = 64  # such groups that workers may be ahead of the encoder
@@ -94,8 +95,8 @@ class LatentBank:
         self.maker = ThreadPoolExecutor(1)
         self.closing = threading.Event()
 
-    def rows(self, step: int) -> tuple[Tensor, Tensor]:
-        """The step's latents, (B, C, h, w) float32, and token ids, (B, L) int64.
+    def rows(self, step: int, rows: range) -> tuple[Tensor, Tensor]:
+        """Those rows of the step's latents, (B, C, h, w) float32, and token ids, (B, L) int64.
 
         Raises:
             WorkFailed: a worker process died, or a window could not be kept.
@@ -109,7 +110,7 @@ class LatentBank:
         order = torch.randperm(
             window, generator=torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 1_009 + turn)
         )
-        chosen = order[place * batch : (place + 1) * batch]
+        chosen = order[place * batch + rows.start : place * batch + rows.stop]
         return self.current["latents"][chosen].float(), self.current["ids"][chosen, turn].long()
 
     def close(self) -> None:

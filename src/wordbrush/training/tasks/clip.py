@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.data.pixels import to_images
@@ -17,14 +17,16 @@ from wordbrush.formats.clip_files import PICTURE_CONFIG
 from wordbrush.metadata import write_whole
 from wordbrush.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from wordbrush.training.export import write_network
-from wordbrush.training.loop import Batch, Task
-from wordbrush.training.recipe import CLIPRecipe, Recipe
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.task import Batch, Task
+from wordbrush.training.tasks.recipes import CLIPRecipe
 
 
 class CLIPTask(Task):
     """Pictures and captions in; symmetric InfoNCE over the batch out."""
 
     def __init__(self, recipe: Recipe, train: CLIPRecipe) -> None:
+        super().__init__()
         self.recipe, self.train = recipe, train
         self.tokenizer = ClipTokenizer.from_folder(Path(train.tokenizer))
         text = CLIPTextConfig.from_dict(
@@ -42,20 +44,15 @@ class CLIPTask(Task):
         self.config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=train.projection)
         self.network = CLIPModel(self.config)
         self.network.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.modules: dict[str, nn.Module] = {"clip": self.network}
+        self.modules = {"clip": self.network}
 
-    def batch(self, step: int) -> Batch:
-        start = step * self.recipe.batch
-        scenes = [sample_scene("train", self.recipe.seed, start + offset) for offset in range(self.recipe.batch)]
+    def batch(self, step: int, rows: range) -> Batch:
+        first = step * self.recipe.batch
+        scenes = [sample_scene("train", self.recipe.seed, first + row) for row in rows]
         ids = torch.tensor([self.tokenizer.encode(caption(scene)) for scene in scenes])
         return {"images": to_images(np.stack([render(scene) for scene in scenes])), "ids": ids}
 
-    def loss(
-        self,
-        batch: Batch,
-        step: int,  # noqa: ARG002  every task has this signature
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         text = F.normalize(self.network.text_features(batch["ids"]).float(), dim=1)  # (B, P)
         image = F.normalize(self.network.image_features(batch["images"]).float(), dim=1)  # (B, P)
         scale = self.network.logit_scale.exp().clamp(max=100.0)  # Radford 2021, §2.5
