@@ -23,6 +23,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "J
 
 SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a picture stored on its side
+
 # What Pillow's readers raise for damaged files, beside OSError.
 _DAMAGED = (
     ValueError, SyntaxError, struct.error, zlib.error, EOFError, IndexError, KeyError, TypeError, OverflowError,
@@ -36,25 +38,59 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         RequestError: there is no such file, or it is cut off, damaged, too large or of no kind that is read here.
     """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of EXIF that cannot be read, say
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _opened(path, repr(str(path)))
+
+
+def unpack_picture(data: bytes, name: str) -> Image.Image:
+    """Like `open_picture`, of a file that is in memory; any number of threads may call it at once.
+
+    name: how messages name the picture.
+    """
+    return _opened(BytesIO(data), name)
+
+
+def picture_size(data: bytes, name: str) -> tuple[int, int]:
+    """Width and height of a picture file's bytes once it is upright; its pixels are not read.
+
+    Raises:
+        RequestError: the bytes do not begin like a picture.
+    """
+    from PIL import Image
+
+    Image.init()
+    try:
+        with Image.open(BytesIO(data), formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
+            width, height = picture.size
+            lying = picture.getexif().get(_ORIENTATION, 1) in _LYING and picture.format != "TIFF"  # its size is upright
+            return (height, width) if lying else (width, height)
+    except (OSError, Image.DecompressionBombError, *_DAMAGED) as error:
+        raise RequestError(f"{name} cannot be read as a picture: {_kinds()}") from error
+
+
+def _kinds() -> str:
+    return "it is no whole PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file"
+
+
+def _opened(source: str | Path | BytesIO, name: str) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name = repr(str(path))
     Image.init()  # all of its readers; a Pillow may have been built without some
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of EXIF that cannot be read, say
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
-                picture.load()
-                return ImageOps.exif_transpose(picture)
+        with Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as picture:
+            picture.load()
+            return ImageOps.exif_transpose(picture)
     except FileNotFoundError as error:
         raise RequestError(f"there is no file {name}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise RequestError(f"the picture {name} is refused: it unpacks to more than {most} million pixels") from error
+        raise RequestError(f"{name} is refused: it unpacks to more than {most} million pixels") from error
     except UnidentifiedImageError as error:
-        kinds = "PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP"
-        raise RequestError(f"{name} cannot be read as a picture: it is no whole {kinds} file") from error
+        raise RequestError(f"{name} cannot be read as a picture: {_kinds()}") from error
     except OSError as error:
         raise RequestError(f"{name} cannot be read as a picture: {error.strerror or error}") from error
     except _DAMAGED as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from wordbrush.conditioning.blended import blended
 from wordbrush.conditioning.conditioning import Conditioner, TextOptions
 from wordbrush.conditioning.notes import sentences_of
-from wordbrush.conditioning.of_model import conditioner_of, time_ids
+from wordbrush.conditioning.of_model import conditioner_of, taught_by, time_ids
 from wordbrush.conditioning.prompted import Bound, Prompted, StepCounter, Texts, TextScales
 from wordbrush.conditioning.writing import PromptWriter
 from wordbrush.diffusion.guidance import Guidance
@@ -350,7 +350,7 @@ class Pipeline:
             runtime=self.runtime,
             size=latent_size(self.parts, request),
             plan=plan,
-            prediction=parts.scheduler.prediction,
+            sampling=parts.scheduler,
             constants=Constants(beside=beside, guidance=request.guidance if told else None),
             time_ids=time_ids(parts, request.width or 0, request.height or 0),
         )
@@ -372,8 +372,7 @@ class Pipeline:
 
     def _conditioner(self, uses: Uses) -> Conditioner:
         """The model's own, unless a LoRA brings words with it."""
-        words = {name: found.vectors for use in uses for name, found in use.file.embeddings.items()}
-        return conditioner_of(self.parts, NamedEmbeddings(words)) if words else self.conditioner
+        return taught_by([use.file for use in uses], self.parts) or self.conditioner
 
     def _given_noise(self, request: GenerationRequest, size: tuple[int, int]) -> Tensor:
         assert request.latents is not None

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from wordbrush.errors import ModelFileError
+from wordbrush.formats.checkpoint import open_checkpoint
 from wordbrush.formats.safetensors_file import read_header, read_tensors, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
@@ -72,6 +73,18 @@ def test_damage_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     with pytest.raises(ModelFileError, match=words) as caught:
         read_tensors(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"note": ""})
+    missing = length - int.from_bytes(path.read_bytes()[:8], "little")
+    write_tensors(path, TENSORS, {"note": "x" * missing})
+    assert path.read_bytes()[:2] == bytes([0x80, length >> 8])
+    checkpoint = open_checkpoint(path)
+    assert not checkpoint.pickled
+    assert set(checkpoint.header.tensors) == set(TENSORS)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

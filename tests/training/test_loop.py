@@ -13,10 +13,12 @@ import yaml
 from safetensors.torch import load_file
 
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
-from wordbrush.training.loop import Trainer, learning_rate
+from wordbrush.training.loop import Trainer
 from wordbrush.training.optimiser import OptimiserPair
+from wordbrush.training.progress import Curve
 from wordbrush.training.recipe import Optimiser, Recipe, read_recipe
-from wordbrush.training.run import Curve, build_task, train
+from wordbrush.training.run import build_task, train
+from wordbrush.training.schedule import learning_rate
 from wordbrush.training.task import Batch, Task
 from wordbrush.training.tasks.recipes import VAERecipe
 
@@ -56,9 +58,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(recipe_file: Path, tmp_p
     list(straight.run())
     first = trainer(recipe_file, tmp_path / "broken", precision=precision)
     for step in range(3):
-        first._train_step(first.task.batch(step, ROWS))
+        first._train_step([first.task.batch(step, ROWS)])
     first.save()
-    first._train_step(first.task.batch(3, ROWS))  # work after the checkpoint, lost as by a kill
+    first._train_step([first.task.batch(3, ROWS)])  # work after the checkpoint, lost as by a kill
     second = trainer(recipe_file, tmp_path / "broken", precision=precision)
     assert second.step == 3
     list(second.run())
@@ -137,13 +139,13 @@ def test_not_a_number_stops_with_the_step_named(recipe_file: Path, tmp_path: Pat
     run = trainer(recipe_file, tmp_path / "run")
     run.save()
     kept = (tmp_path / "run/checkpoint.pt").read_bytes()
-    run._train_step(run.task.batch(0, ROWS) | {"images": torch.full((2, 3, 32, 32), math.nan)})
+    run._train_step([run.task.batch(0, ROWS) | {"images": torch.full((2, 3, 32, 32), math.nan)}])
     with pytest.raises(WorkFailed, match="step 0"):  # seen before anything is saved
         run.save()
     run = trainer(recipe_file, tmp_path / "run")
-    run._train_step(run.task.batch(0, ROWS) | {"images": torch.full((2, 3, 32, 32), math.nan)})
+    run._train_step([run.task.batch(0, ROWS) | {"images": torch.full((2, 3, 32, 32), math.nan)}])
     with pytest.raises(WorkFailed, match="step 0"):  # or by the next step
-        run._train_step(run.task.batch(1, ROWS))
+        run._train_step([run.task.batch(1, ROWS)])
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == kept
 
 
@@ -188,7 +190,7 @@ class Slow(Task):
         self.asked.append(step)
         if step == 2:
             self.free.wait(60)
-        return {"x": torch.ones(1, 1)}
+        return {"x": torch.ones(len(rows), 1)}
 
     def loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self.modules["net"](batch["x"]).square().mean(), {}

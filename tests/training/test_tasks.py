@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import signal
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import wordbrush
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
+from wordbrush.training.objectives import draw_times
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task, train
 from wordbrush.training.tasks.clip import CLIPTask
@@ -122,14 +123,17 @@ def test_denoiser_loss_by_hand(workshop: Path) -> None:
     loss, _ = task.loss(batch, 0)
     timesteps, eps = batch["timesteps"], batch["eps"]
     assert eps.std().item() == pytest.approx(1.0, abs=0.05)
-    alpha = (task.alpha_bar[timesteps].sqrt()).float().view(-1, 1, 1, 1)
-    sigma = (1 - task.alpha_bar[timesteps]).sqrt().float().view(-1, 1, 1, 1)
+    alpha_bar = task.draws.noising.alpha_bar
+    assert alpha_bar is not None
+    alpha = (alpha_bar[timesteps].sqrt()).float().view(-1, 1, 1, 1)
+    sigma = (1 - alpha_bar[timesteps]).sqrt().float().view(-1, 1, 1, 1)
     assert loss.item() == pytest.approx(((alpha * eps - sigma * batch["latents"]) ** 2).mean().item(), rel=1e-5)
 
 
 def test_denoiser_times_cover_the_range_and_reach_pure_noise(workshop: Path) -> None:
     task = task_of(workshop, "denoiser")
-    drawn = torch.cat([task.timesteps(64, torch.Generator().manual_seed(seed)) for seed in range(400)])
+    times = [draw_times(task.train.objective.times, 64, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    drawn = torch.cat([task.draws.noising.at(part).timesteps for part in times])
     assert drawn.min() == 0
     assert drawn.max() == 999
     middle = ((drawn > 250) & (drawn < 750)).float().mean().item()
@@ -233,6 +237,30 @@ def test_a_window_that_cannot_be_written_is_said(
     with pytest.raises(WorkFailed, match="No space left"):
         bank.rows(0, ROWS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_processes_that_train_together_one_makes_a_window(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two banks in one folder, as two ranks have them; the lock is between open files, so threads will do."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    made: list[int] = []
+    original = LatentBank._made
+
+    def counted(bank: LatentBank, number: int, path: Path) -> dict[str, torch.Tensor]:
+        made.append(number)
+        return original(bank, number, path)
+
+    monkeypatch.setattr(LatentBank, "_made", counted)
+    banks = [task_of(workshop, "denoiser").bank for _ in range(2)]
+    for bank in banks:
+        bank.folder = tmp_path
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda bank: bank.rows(0, ROWS), banks)
+    assert made == [0]
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for bank in banks:
+        bank.close()
 
 
 def test_kinds_take_their_share_of_the_scenes(workshop: Path) -> None:

@@ -14,6 +14,7 @@ from wordbrush.cli import (
     edit,
     evaluate,
     explain,
+    finetune,
     generate,
     models,
     plot,
@@ -27,7 +28,10 @@ from wordbrush.cli import (
 from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 
 # Each module adds its commands with `register(app)`; the order is that of `wordbrush --help`.
-COMMANDS = (generate, edit, vary, travel, upscale, replay, plot, prompts, explain, models, data, train, evaluate, bench)
+COMMANDS = (
+    generate, edit, vary, travel, upscale, replay, plot, prompts, explain,
+    models, data, train, finetune, evaluate, bench,
+)  # fmt: skip
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130
 NO_MEMORY = "there is not enough memory; ask for fewer or smaller pictures"

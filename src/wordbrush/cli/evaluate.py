@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from wordbrush.cli import console, options
+from wordbrush.cli.evaluate_finetune import EXAMPLE as FINETUNE_EXAMPLE
+from wordbrush.cli.evaluate_finetune import finetune
 from wordbrush.errors import RequestError
 
 Folder = Annotated[
@@ -31,6 +33,7 @@ def register(app: typer.Typer) -> None:
     group.command(epilog="Example: wordbrush evaluate composition --count 10 -o out/")(composition)
     group.command(epilog="Example: wordbrush evaluate steering --count 2 --clip-guidance 3")(steering)
     group.command(epilog="Example: wordbrush evaluate upscaler --count 50")(upscaler)
+    group.command(epilog=FINETUNE_EXAMPLE)(finetune)
 
 
 def composition(

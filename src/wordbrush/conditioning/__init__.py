@@ -9,6 +9,8 @@ clip.py           one CLIP text encoder: chunks to hidden states
 text.py           TextConditioner: Stable Diffusion 1 and 2
 sdxl.py           SDXLConditioner: Stable Diffusion XL and its refiner
 flux.py           FluxConditioner: FLUX.1
+pooled.py         EmbeddingConditioner: models told CLIP's embedding of a whole text
+classes.py        ClassConditioner, NoConditioner: models that know classes, or paint without a prompt
 conditioning.py   what they give (Conditioning) and how they are asked (Conditioner, TextOptions)
 of_model.py       which of them a model needs
 report.py         what becomes of every word, as data; clip_report.py finds it out for the models that read CLIP

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
+from wordbrush.conditioning.classes import ClassConditioner, NoConditioner
 from wordbrush.conditioning.conditioning import Conditioner
 from wordbrush.conditioning.embeddings import Embeddings
+from wordbrush.conditioning.pooled import EmbeddingConditioner
 from wordbrush.conditioning.sdxl import SDXLConditioner
 from wordbrush.conditioning.text import TextConditioner
 from wordbrush.conditioning.tokenizer import ClipTokenizer
+from wordbrush.formats.by_name import NamedEmbeddings
 from wordbrush.formats.parts import ModelParts
 from wordbrush.networks.clip import CLIPTextModel
 
 if TYPE_CHECKING:  # only FLUX has these
     from wordbrush.conditioning.t5_tokenizer import T5Tokenizer
+    from wordbrush.formats.lora import LoraFile
     from wordbrush.networks.t5 import T5Encoder
 
 # What pictures of the refiner are asked to look like, and not to: diffusers' aesthetic scores.
@@ -40,11 +46,33 @@ def conditioner_of(parts: ModelParts, embeddings: Embeddings | None = None) -> C
             known_words=parts.known_words,
             embeddings=embeddings,
         )
+    if parts.family in ("class", "unconditional"):
+        assert parts.unet is not None
+        return NoConditioner(parts.unet) if parts.labels is None else ClassConditioner(parts.unet, parts.labels)
     assert parts.tokenizer is not None
     assert parts.text_encoder is not None
+    if parts.family == "embedding":
+        assert parts.unet is not None
+        return EmbeddingConditioner(
+            parts.unet, parts.tokenizer, parts.text_encoder, known_words=parts.known_words, embeddings=embeddings
+        )
     return TextConditioner(
         parts.tokenizer, parts.text_encoder, known_words=parts.known_words, embeddings=embeddings
     )
+
+
+def taught_by(loras: Sequence[LoraFile], parts: ModelParts) -> Conditioner | None:
+    """The conditioner of a model with LoRAs that bring words: vectors of their own, or triggers that they were taught.
+
+    None where they bring none.
+    """
+    words = {name: found.vectors for lora in loras for name, found in lora.embeddings.items()}
+    known = parts.known_words
+    if known is not None:
+        known = known.union(*(lora.triggers for lora in loras))
+    if not words and known == parts.known_words:
+        return None
+    return conditioner_of(replace(parts, known_words=known), NamedEmbeddings(words))
 
 
 def _flux(parts: ModelParts) -> Conditioner:

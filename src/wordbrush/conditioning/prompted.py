@@ -17,8 +17,16 @@ from torch import Tensor
 
 from wordbrush.conditioning.conditioning import PLAIN, Conditioner, TextOptions
 from wordbrush.conditioning.prompt.program import PromptProgram
-from wordbrush.diffusion.guidance import Guidance, PairDenoiser, batched_pair, classifier_free, composed, edited
-from wordbrush.diffusion.plan import TimePlan
+from wordbrush.diffusion.guidance import (
+    Guidance,
+    PairDenoiser,
+    batched_pair,
+    classifier_free,
+    clipped,
+    composed,
+    edited,
+)
+from wordbrush.diffusion.plan import SamplingConfig, TimePlan
 from wordbrush.diffusion.prediction import Denoiser, network_denoiser
 from wordbrush.diffusion.samplers import Step
 from wordbrush.runtime.batching import NO_CONSTANTS, Constants, batched_network
@@ -45,6 +53,7 @@ class Bound:
 
     Attributes:
         size: (h, w) of the latents.
+        sampling: what the network predicts, and the bounds of a clean estimate, if it has any.
         time_ids: what Stable Diffusion XL is told of size, for prompts and for negative prompts: (1, 5 or 6) each.
     """
 
@@ -52,7 +61,7 @@ class Bound:
     runtime: Runtime
     size: tuple[int, int]
     plan: TimePlan
-    prediction: str
+    sampling: SamplingConfig
     constants: Constants = NO_CONSTANTS
     time_ids: tuple[Tensor, Tensor] | None = None
 
@@ -60,7 +69,7 @@ class Bound:
         """The network as a denoiser whose row i is told `told[i]`; see `batched_network`."""
         chosen = self.constants if constants is None else constants
         network = batched_network(self.runner, told, self.size, self.runtime, copies=copies, constants=chosen)
-        return network_denoiser(network, self.plan.process, self.prediction, self.plan.timestep)
+        return network_denoiser(network, self.plan.process, self.sampling.prediction, self.plan.timestep)
 
 
 @dataclass
@@ -197,6 +206,12 @@ class Prompted:
 
     def _following(self, group: Group) -> Denoiser:
         """The guided denoiser of a group: one while its prompts stay as they are, made when a step first needs it."""
+        limit = self.bound.sampling.clip_x0
+        if limit is not None:
+            return clipped(self._unbounded(group), limit)
+        return self._unbounded(group)
+
+    def _unbounded(self, group: Group) -> Denoiser:
         if self._constant(group):
             return self._guided(group, self._rows(group, 0))
         made: dict[tuple[int, ...], Denoiser] = {}
@@ -221,7 +236,7 @@ class Prompted:
             unseen = replace(bound.constants, beside=torch.zeros_like(bound.constants.beside))
             both = edited(both, bound.denoiser(rows[-pictures:], constants=unseen), self.scales.image)
             positive = _first(both)
-        return classifier_free(positive, both, self.scales.guidance, bound.plan.process, bound.prediction)
+        return classifier_free(positive, both, self.scales.guidance, bound.plan.process, bound.sampling.prediction)
 
     def _stacked(self, group: Group, rows: list[Told]) -> Denoiser:
         """All rows as one denoiser. Contexts of unlike lengths go through the network apart: padding would be seen."""

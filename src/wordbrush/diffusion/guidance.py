@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wordbrush.diffusion.prediction import Denoiser, get_prediction
+from wordbrush.diffusion.prediction import STEPWISE, Denoiser, get_prediction
 from wordbrush.diffusion.process import Process
 
 PairDenoiser = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -113,11 +113,11 @@ def classifier_free(
 
     positive: used alone where guidance does not act, which saves half the work; both: from `pair` or `batched_pair`.
     process, prediction: rescaling compares standard deviations of what the network predicts, as Lin 2024 does, not of
-    x0; guidance itself is the same in either.
+    x0 (of eps where it predicts a step back); guidance itself is the same in either.
     """
     if guidance.off:
         return positive
-    space = get_prediction(prediction)
+    space = get_prediction("epsilon" if prediction in STEPWISE else prediction)
 
     def guided(x: Tensor, t: float) -> Tensor:
         if not guidance.active(t):

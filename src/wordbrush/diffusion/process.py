@@ -129,11 +129,11 @@ def zero_terminal_snr(alpha_bar: np.ndarray) -> np.ndarray:
     """Shift and stretch sqrt(alpha_bar) so that it ends at 0 and begins where it did (Lin 2024, algorithm 1).
 
     alpha_bar: (T,), falling. The last value becomes 2^-24 rather than 0, which keeps lambda finite, with
-    sigma / alpha = 4096.
+    sigma / alpha = 4096; less where the value before it is below that already, as of a linear schedule to 0.02.
     """
     alpha = np.sqrt(alpha_bar)
     rescaled: np.ndarray = np.square((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))
-    rescaled[-1] = 2.0**-24
+    rescaled[-1] = 2.0**-24 if rescaled[-2] > 2.0**-24 else rescaled[-2] / 4.0
     return rescaled
 
 

@@ -11,7 +11,11 @@ from wordbrush.diffusion.plan import FAMILIES, SamplingConfig
 from wordbrush.diffusion.process import BetaConfig, RectifiedFlow
 from wordbrush.diffusion.schedules import Family
 
-_PREDICTION_OF_TYPE = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v", "flow_prediction": "flow"}
+# the last two are ours: diffusers' schedulers know no predictions of one step back
+_PREDICTION_OF_TYPE = {
+    "epsilon": "epsilon", "sample": "sample", "v_prediction": "v", "flow_prediction": "flow",
+    "previous_sample": "previous", "sample_difference": "difference",
+}  # fmt: skip
 _TYPE_OF_PREDICTION = {name: kind for kind, name in _PREDICTION_OF_TYPE.items()}
 _SCHEDULE_OF_SPACING = {"linspace": "normal", "leading": "ddim_uniform", "trailing": "sgm_uniform"}
 _SPACING_OF_SCHEDULE = {schedule: spacing for spacing, schedule in _SCHEDULE_OF_SPACING.items()}
@@ -128,13 +132,16 @@ _OF_PIPELINE: dict[str, dict[str, Any]] = {
     "sdxl-refiner": {"ays": "sdxl"},
     "flux-dev": {"spacing": "sgm_uniform"},
     "flux-schnell": {"spacing": "sgm_uniform"},
+    "class": {},
+    "embedding": {},
+    "unconditional": {},
 }
 
 
 def read_scheduler_config(config: Mapping[str, Any], *, family: str | None = None) -> SamplingConfig:
     """What a diffusers scheduler_config.json says, as parsed from JSON, of a model of that family.
 
-    family: "sd1", "sd2", "sdxl", "sdxl-refiner", "flux-dev" or "flux-schnell"; None is any other model. Raises
+    family: a key of `_OF_PIPELINE`, "sd1", "sdxl" or "flux-dev" for instance; None is any other model. Raises
     ValueError for another family and for a scheduler class, or a value of one of its options, that no sampler of ours
     stands for. Options that a class does not have (diffusers carries them along when schedulers are exchanged) decide
     nothing there and are not looked at.

@@ -44,7 +44,7 @@ class ClipGuide:
     def __init__(self, files: ClipFiles, tokenizer: ClipTokenizer, vae: Autoencoder, device: torch.device) -> None:
         with torch.inference_mode(False):
             self._clip = files.model.to(device)
-            dtype = next(vae.parameters()).dtype
+            dtype = next((weight.dtype for weight in vae.parameters()), torch.float32)
             self._dtype = torch.float32 if dtype == torch.float16 else dtype
             self._vae = deepcopy(vae).to(device=device, dtype=self._dtype).requires_grad_(False)
             self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (files.mean, files.std))

@@ -52,7 +52,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise ModelFileError(f"there is no file {path}") from error
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    pickled = start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
+    # The length of a .safetensors file's header, in eight bytes, of which the last four are 0, and then the header. Its
+    # first bytes alone can be those of a pickle: one length in two thousand is.
+    safetensors = start[4:] == b"\0\0\0\0{"
+    pickle = start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
+    pickled = pickle and not safetensors
     if not pickled and start[8:] != b"{":  # where the header of a .safetensors file begins
         if what := foreign(start):
             raise ModelFileError(f"{path} {what}")

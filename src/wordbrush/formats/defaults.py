@@ -16,6 +16,9 @@ _USUAL = {
     "sdxl-refiner": (50, 5.0),
     "flux-dev": (28, 3.5),
     "flux-schnell": (4, 1.0),
+    "class": (50, 4.0),
+    "embedding": (50, 5.0),
+    "unconditional": (50, 1.0),
 }
 
 
@@ -41,6 +44,8 @@ def usual_defaults(family: str, networks: Mapping[str, Any], scheduler: Sampling
         fields["strength"] = 0.3
     if unet is not None:
         beside = unet.config.in_channels - vae.latent_channels
+        if beside == 1:
+            beside = 0  # time, as a band of the picture
         if beside > 0:  # it sees the picture besides, and so may start from pure noise
             fields["strength"] = 1.0
         if beside == vae.latent_channels:

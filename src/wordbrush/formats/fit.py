@@ -7,8 +7,9 @@ from pathlib import Path
 
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.errors import ModelFileError
-from wordbrush.formats.parts import ModelParts
+from wordbrush.formats.parts import OWN_FAMILIES, ModelParts
 from wordbrush.networks.clip import CLIPTextModel
+from wordbrush.networks.unet import UNetConfig
 
 
 def check_fit(parts: ModelParts, source: Path) -> None:
@@ -27,8 +28,13 @@ def _denoiser(parts: ModelParts) -> Iterator[str]:
         return
     config = parts.unet.config
     beside = config.in_channels - latents
-    if config.out_channels != latents or beside not in (0, latents, latents + 1):
+    if config.out_channels != latents or beside not in (0, 1, latents, latents + 1):  # 1: time, as a band
         yield f"the U-Net takes {config.in_channels} and gives {config.out_channels} channels, the VAE makes {latents}"
+    if parts.family in OWN_FAMILIES:
+        yield from _of_labels(parts, config)
+        return
+    if config.label_width is not None:
+        yield "the U-Net is told of classes, which a model of its parts does not know"
     encoders = [encoder for encoder in (parts.text_encoder, parts.text_encoder_2) if isinstance(encoder, CLIPTextModel)]
     width = sum(encoder.config.hidden_size for encoder in encoders)
     if config.cross_attention_dim != width:
@@ -44,6 +50,21 @@ def _denoiser(parts: ModelParts) -> Iterator[str]:
                 f"{pooled} of which are the text encoder's, which leaves neither 5 nor 6 times "
                 f"{config.addition_time_embed_dim}"
             )
+
+
+def _of_labels(parts: ModelParts, config: UNetConfig) -> Iterator[str]:
+    """Of models without words, and of those that know CLIP's embedding of the whole text."""
+    if parts.family == "class" and config.num_class_embeds != len(parts.labels or ()) + 1:
+        yield (
+            f"the U-Net knows num_class_embeds={config.num_class_embeds} classes; "
+            f"the {len(parts.labels or ())} named ones and the null class are {len(parts.labels or ()) + 1}"
+        )
+    if parts.family == "unconditional" and config.label_width is not None:
+        yield "the U-Net is told of classes, and id2label names none"
+    if parts.family == "embedding" and parts.text_encoder is not None:
+        told = config.cross_attention_dim if config.class_embed_type is None else config.label_width
+        if told != parts.text_encoder.config.projection_dim or config.num_class_embeds is not None:
+            yield f"the U-Net is told {told} numbers, an embedding has {parts.text_encoder.config.projection_dim}"
 
 
 def _transformer(parts: ModelParts, latents: int) -> Iterator[str]:

@@ -31,6 +31,9 @@ _KINDS = {"model": "checkpoint", "other model": "checkpoint"}
 
 _PREDICTIONS = {"v": "v_prediction", "flow": "flow_prediction"}
 
+# As in `diffusers_folder.index`, which imports torch.
+_OWN = "WordbrushPipeline"
+
 # The smallest of the published networks that denoise, that of Stable Diffusion 1, has 860 million parameters.
 _PUBLISHED = 800_000_000
 
@@ -200,6 +203,9 @@ def _family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
         return "flux-dev" if configs.get("transformer", {}).get("guidance_embeds") else "flux-schnell"
     if classes.get("unet") != "UNet2DConditionModel":
         return None
+    if index.get("_class_name") == _OWN and classes.get("text_encoder") != "CLIPTextModel":
+        named = "unconditional" if index.get("id2label") is None else "class"
+        return "embedding" if classes.get("text_encoder") else named
     if classes.get("text_encoder_2"):
         return "sdxl" if classes.get("text_encoder") else "sdxl-refiner"
     return "sd1" if configs.get("text_encoder", {}).get("hidden_act", "quick_gelu") == "quick_gelu" else "sd2"
@@ -209,6 +215,8 @@ def _native_size(configs: Mapping[str, Mapping[str, Any]]) -> int | None:
     """The side of its pictures in pixels; None where the configs do not say."""
     side = _count(configs.get("unet", {}), "sample_size", 64 if "unet" in configs else 128)
     vae = configs.get("vae", {})
+    if "unet" in configs and "vae" not in configs:
+        return side  # a model of pixels
     levels = vae.get("block_out_channels", vae.get("decoder_block_out_channels"))  # the latter, of a tiny autoencoder
     return side * 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else None
 

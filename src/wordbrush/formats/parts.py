@@ -12,6 +12,7 @@ from torch import nn
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.diffusion.plan import SamplingConfig
 from wordbrush.networks.clip import CLIPTextModel
+from wordbrush.networks.pixels import Pixels
 from wordbrush.networks.tiny_vae import Autoencoder
 from wordbrush.networks.unet import UNet
 from wordbrush.request_fields import ModelDefaults
@@ -25,6 +26,9 @@ FAMILIES = ("sd1", "sd2", "sdxl", "sdxl-refiner", "flux-dev", "flux-schnell")
 """How text reaches the network, and so which parts a model has. Inpainting, editing and distilled models are of the
 family they were made from; the configs of their networks tell them apart."""
 
+OWN_FAMILIES = ("class", "embedding", "unconditional")
+"""Of models that this package trains: they know classes, CLIP's embedding of a whole text as one vector, or nothing."""
+
 NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 """The parts that are networks, by the names of model_index.json."""
 
@@ -34,7 +38,7 @@ class ModelParts:
     """Networks, tokenizers and settings of one text-to-image model; a part that its family does not have is None.
 
     Attributes:
-        family: one of `FAMILIES`.
+        family: one of `FAMILIES` or `OWN_FAMILIES`.
         unet, transformer: the network that denoises; a model has one of the two.
         text_encoder: CLIP; None in the refiner of Stable Diffusion XL.
         text_encoder_2: the second CLIP of Stable Diffusion XL (the refiner's only one), or the T5 of FLUX.
@@ -46,6 +50,7 @@ class ModelParts:
         known_words: lower-case words it was trained with; None when it does not say.
         source: the folder or file it was read from; None for a model never stored.
         variant: which of several forms of the weights in `source` was read, such as "fp16".
+        labels: the names of the classes, of a model that knows classes.
         vae_name: what requests and metadata call a VAE that took the place of the model's own.
         scheduler_json: the scheduler_config.json it came with, to be written back as it was.
         notes: what a user should know of how it was read, one sentence each.
@@ -66,13 +71,15 @@ class ModelParts:
     known_words: frozenset[str] | None = None
     source: Path | None = None
     variant: str | None = None
+    labels: tuple[str, ...] | None = None
     vae_name: str | None = None
     scheduler_json: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family={self.family!r} is unknown; there are {', '.join(FAMILIES)}")
+        known = (*FAMILIES, *OWN_FAMILIES)
+        if self.family not in known:
+            raise ValueError(f"family={self.family!r} is unknown; there are {', '.join(known)}")
         if (self.unet is None) == (self.transformer is None):
             raise ValueError("a model has either a unet or a transformer")
 
@@ -85,9 +92,9 @@ class ModelParts:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The networks that the model has, by their names in model_index.json."""
+        """The networks that the model has, by their names in model_index.json; a model of pixels has no `vae`."""
         found = {name: getattr(self, name) for name in NETWORKS}
-        return {name: network for name, network in found.items() if network is not None}
+        return {name: network for name, network in found.items() if not isinstance(network, Pixels | None)}
 
     @property
     def picture_input(self) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, cast
 
@@ -64,6 +64,17 @@ class StoredTensor:
 
 class Inert:
     """An object of no use here. Whatever is done to it leaves it as it is."""
+
+
+class Stateful:
+    """What a caller's own function made: it is given the state that a pickle has for the object."""
+
+    def set_state(self, state: Any) -> None:
+        """Takes it."""
+
+
+Call = Callable[[Any], Any]
+"""What stands for a function that a pickle may name; it gets the tuple of arguments, if they are one."""
 
 
 class Parameters(dict[str, Any]):
@@ -122,14 +133,16 @@ class Refused(ModelFileError):
     """The pickle would run code if it were opened as one; the message names it."""
 
 
-def read_pickle(stream: Stream) -> Any:
+def read_pickle(stream: Stream, calls: Mapping[str, Call] | None = None) -> Any:
     """The data that the pickle at the stream's position makes; leaves the stream after it.
+
+    calls: what else is known, by "module.name".
 
     Raises:
         NotData: it is damaged, or holds what no file of tensors does.
         Refused: it names a function that could do something; the message is its name.
     """
-    machine = _Machine()
+    machine = _Machine(calls or {})
     try:
         for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             if opcode.name == "STOP":
@@ -145,7 +158,8 @@ def read_pickle(stream: Stream) -> Any:
 class _Machine:
     """The stack and the memo of one pickle."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: Mapping[str, Call]) -> None:
+        self.calls = calls
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -217,11 +231,15 @@ class _Machine:
         self.stack.append(_named(module, name))
 
     def call(self, arguments: Any) -> None:
-        self.stack.append(_called(self.pop(), arguments))
+        function = self.pop()
+        known = self.calls.get(str(function)) if isinstance(function, Named) else None
+        self.stack.append(known(arguments) if known else _called(function, arguments))
 
     def build(self) -> None:
         """An object's state is of no use, but for the parameters of a ParameterDict."""
         state = self.pop()
+        if isinstance(self.stack[-1], Stateful):
+            self.stack[-1].set_state(state)
         inner = state.get("_parameters") if isinstance(state, dict) else None
         if isinstance(self.stack[-1], Parameters) and isinstance(inner, dict):
             self.stack[-1].update(inner)

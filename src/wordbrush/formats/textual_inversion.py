@@ -15,15 +15,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wordbrush.errors import ModelFileError
+from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.formats.safetensors_file import read_tensors
 from wordbrush.formats.weight_files import SAFETENSORS
+
+if TYPE_CHECKING:
+    from wordbrush.formats.lora.notes import TrainingNotes
 
 PICTURES = frozenset({".png", ".webp"})
 """Endings of pictures that can hold an embedding."""
@@ -96,6 +99,48 @@ def from_tensors(path: Path, name: str, tensors: Mapping[str, Tensor]) -> Textua
             raise ModelFileError(f"{path} is damaged: its vectors hold values that are not numbers; get the file again")
         vectors[key] = torch.atleast_2d(tensor.detach()).float()
     return TextualInversion(name=name, vectors=vectors, path=path)
+
+
+def write_embedding(
+    folder: Path, name: str, token: str, vectors: Mapping[str, Tensor], notes: TrainingNotes | None = None
+) -> list[Path]:
+    """Writes a learnt word for other tools, each file whole or not at all.
+
+    `<name>.safetensors` is in kohya's layout, which the web UIs read: `emb_params`, or of Stable Diffusion XL `clip_l`
+    and `clip_g`. `learned_embeds.safetensors` is diffusers': the vectors under the word itself; those of the second
+    encoder in `learned_embeds_2.safetensors`.
+
+    Args:
+        folder: where they go.
+        name: what web UIs will call the word.
+        token: the word in prompts to diffusers, such as "<robot>".
+        vectors: "text_encoder", "text_encoder_2" or both -> (n, D).
+        notes: what the metadata says of the training.
+
+    Returns:
+        The paths, kohya's first.
+
+    Raises:
+        RequestError: there are no vectors, or the name is that of diffusers' own files.
+        WorkFailed: a value is not a number, or a file cannot be written.
+    """
+    from wordbrush.formats.lora.notes import TrainingNotes, hashes_of, kohya_metadata, modelspec
+    from wordbrush.formats.lora.write import save
+
+    if not vectors or set(vectors) - {"text_encoder", "text_encoder_2"}:
+        raise RequestError(f"vectors of {', '.join(vectors) or 'no text encoder'} make no embedding")
+    if name.startswith("learned_embeds"):
+        raise RequestError(f"an embedding cannot be named {name!r}, which diffusers calls its own files")
+    learnt = {key: torch.atleast_2d(tensor.detach()).float().cpu().contiguous() for key, tensor in vectors.items()}
+    notes = notes or TrainingNotes(name=name)
+    kept = {"emb_params": learnt["text_encoder"]} if set(learnt) == {"text_encoder"} else {}
+    kept = kept or {"clip_l" if key == "text_encoder" else "clip_g": tensor for key, tensor in learnt.items()}
+    metadata = kohya_metadata(notes, notes.base) | modelspec(notes, notes.base, "textual-inversion")
+    paths = [save(folder / f"{name}.safetensors", kept, metadata | hashes_of(kept, metadata))]
+    for key, tensor in learnt.items():
+        file = "learned_embeds.safetensors" if key == "text_encoder" else "learned_embeds_2.safetensors"
+        paths.append(save(folder / file, {token: tensor}, {}))
+    return paths
 
 
 def _of_a1111(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -69,10 +69,11 @@ class Upsample(nn.Module):
 
 @torch.no_grad()
 def draw_parameters(network: nn.Module, generator: torch.Generator) -> None:
-    """Re-draws every convolution, linear and normalisation layer of `network` from `generator`, in module order.
+    """Re-draws every convolution, linear, embedding and normalisation layer from `generator`, in module order.
 
-    Weights are uniform in ±1/√fan_in (what LDM was trained from), biases zero, normalisation the identity. The last
-    convolution of every residual block is zero, so that the block starts as its shortcut (Goyal 2017, §5.1; Ho 2020).
+    Weights are uniform in ±1/√fan_in (what LDM was trained from), biases zero, normalisation the identity, embeddings
+    of classes unit normal (what ADM was trained from, Dhariwal & Nichol 2021). The last convolution of every residual
+    block is zero, so that the block starts as its shortcut (Goyal 2017, §5.1; Ho 2020).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -80,6 +81,8 @@ def draw_parameters(network: nn.Module, generator: torch.Generator) -> None:
             module.weight.uniform_(-bound, bound, generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(generator=generator)
         elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.weight.fill_(1.0)
             module.bias.zero_()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -68,9 +69,10 @@ def read_fields(cls: type[T], values: Mapping[str, Any], dialect: Dialect) -> di
         elif key not in dialect.ignored and not key.startswith("_"):
             unknown.append(key)
     if unknown:
-        raise ValueError(
-            f"{cls.__name__}: unknown settings {sorted(unknown)}; known are {sorted(names | set(dialect.fixed))}"
-        )
+        known = sorted(names | set(dialect.fixed))
+        close = [match for name in unknown for match in get_close_matches(name, known, n=1)]
+        meant = f"did you mean {' and '.join(close)}? " if close else ""
+        raise ValueError(f"{cls.__name__}: unknown settings {sorted(unknown)}; {meant}known are {known}")
     return result
 
 

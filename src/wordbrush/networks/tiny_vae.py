@@ -17,6 +17,7 @@ from torch import nn
 
 from .blocks import draw_parameters
 from .config import Dialect, read_fields, require
+from .pixels import Pixels
 from .vae import AutoencoderKL
 
 _LIMIT = 3.0  # latents further from zero than this are bent back before decoding
@@ -197,5 +198,5 @@ class TinyAutoencoder(nn.Module):
         draw_parameters(self, generator)
 
 
-Autoencoder = AutoencoderKL | TinyAutoencoder
+Autoencoder = AutoencoderKL | TinyAutoencoder | Pixels
 """What turns pictures into the latents of a model, and back."""

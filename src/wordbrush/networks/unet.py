@@ -17,7 +17,15 @@ from .time_embedding import TimestepEmbedding, sinusoids
 from .unet_blocks import DownBlock, KeyValue, LevelShape, MidBlock, Transformer, TransformerLayer, UpBlock
 from .unet_config import UNetConfig
 
-__all__ = ["AddedConditioning", "PreparedContext", "UNet", "UNetConfig", "guidance_embedding", "sinusoids"]
+__all__ = [
+    "AddedConditioning",
+    "PreparedContext",
+    "UNet",
+    "UNetConfig",
+    "guidance_embedding",
+    "sinusoids",
+    "with_time_band",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +67,18 @@ def guidance_embedding(scale: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def with_time_band(x: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Time as one more band of the picture, in place of its embedding: what a network so trained is called with.
+
+    x: (B, C, h, w); timestep: (B,) or (1,). Returns (B, C + 1, h, w), the last channel timestep / 1000 throughout, and
+    zeros to pass as timesteps.
+    """
+    band = (timestep.to(x.dtype) / 1000.0).view(-1, 1, 1, 1).expand(len(x), 1, *x.shape[2:])
+    return torch.cat([x, band], dim=1), torch.zeros_like(timestep)
+
+
 class UNet(nn.Module):
-    """The network; call it with noisy latents, timesteps and text."""
+    """The network; call it with noisy latents, timesteps, and text or classes or both."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -71,6 +89,13 @@ class UNet(nn.Module):
         self.time_embedding = TimestepEmbedding(widths[0], time_channels, config.time_cond_proj_dim)
         if config.addition_embed_type == "text_time":
             self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim or 0, time_channels)
+        if config.class_embed_type == "projection":
+            vector = config.projection_class_embeddings_input_dim or 0
+            self.class_embedding: nn.Module | None = TimestepEmbedding(vector, time_channels)
+        elif config.num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(config.num_class_embeds, time_channels)
+        else:
+            self.class_embedding = None
         down = [_shape(config, level, config.down_block_types[level]) for level in range(levels)]
         self.down_blocks = nn.ModuleList(
             DownBlock(down[i], widths[max(i - 1, 0)], layers[i], last=i == levels - 1) for i in range(levels)
@@ -95,6 +120,7 @@ class UNet(nn.Module):
         *,
         added: AddedConditioning | None = None,
         guidance: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Returns the prediction, (B, out_channels, h, w).
 
@@ -104,6 +130,8 @@ class UNet(nn.Module):
             context: (B, L, D) text embeddings, or what `prepare_context` made of them; one row serves the whole batch.
             added: needed by a config with addition_embed_type, refused by others.
             guidance: (B, time_cond_proj_dim) from `guidance_embedding`, for a config with time_cond_proj_dim only.
+            labels: for a config with classes only: (B,) numbers of classes, or (B, num_class_embeds) shares of each, 1
+                for one and 0 for the others; or the (B, P) vectors of class_embed_type "projection".
 
         Raises:
             ValueError: an input does not fit the config.
@@ -113,7 +141,13 @@ class UNet(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (B, {config.in_channels}, h, w)")
         if not isinstance(context, PreparedContext):
             context = self.prepare_context(context)
-        time = silu(self._embed_time(timestep, added, guidance)).to(x.dtype)  # (B or 1, T)
+        time = self._embed_time(timestep, added, guidance)
+        if (labels is None) != (config.label_width is None):
+            need = "needs" if labels is None else "takes no"
+            raise ValueError(f"a network with label_width={config.label_width} {need} `labels`")
+        if labels is not None:
+            time = time + self._embed_labels(labels).to(time.dtype)
+        time = silu(time).to(x.dtype)  # (B or 1, T)
         x = self.conv_in(x)
         skips = [x]
         for down in self.down_blocks:
@@ -151,6 +185,15 @@ class UNet(nn.Module):
     def _transformer_layers(self) -> list[TransformerLayer]:
         parts = [*self.down_blocks, self.mid_block, *self.up_blocks]  # in the order they run
         return [module for part in parts for module in part.modules() if isinstance(module, TransformerLayer)]
+
+    def _embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        assert self.class_embedding is not None
+        width = self.config.label_width
+        if labels.ndim == 2 and labels.shape[1] != width:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}; this network takes (B, {width})")
+        if labels.ndim == 2 and isinstance(self.class_embedding, nn.Embedding):
+            return labels.to(self.class_embedding.weight.dtype) @ self.class_embedding.weight
+        return self.class_embedding(labels)
 
     def _embed_time(
         self, timestep: torch.Tensor, added: AddedConditioning | None, guidance: torch.Tensor | None

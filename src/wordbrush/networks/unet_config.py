@@ -24,7 +24,6 @@ _DIALECT = Dialect(
         "act_fn": ("silu",),
         "attention_type": ("default",),
         "center_input_sample": (False,),
-        "class_embed_type": (None,),
         "class_embeddings_concat": (False,),
         "conv_in_kernel": (3,),
         "conv_out_kernel": (3,),
@@ -39,7 +38,6 @@ _DIALECT = Dialect(
         "mid_block_scale_factor": (1,),
         "mid_block_type": ("UNetMidBlock2DCrossAttn",),
         "num_attention_heads": (None,),
-        "num_class_embeds": (None,),
         "only_cross_attention": (False,),
         "resnet_out_scale_factor": (1.0,),
         "resnet_skip_time_act": (False,),
@@ -72,6 +70,10 @@ class UNetConfig:
         addition_embed_type: "text_time" for Stable Diffusion XL, whose time embedding also takes a pooled text
             embedding and picture sizes; it needs addition_time_embed_dim and projection_class_embeddings_input_dim.
         time_cond_proj_dim: length of an embedded guidance scale added to the time embedding (Luo 2023, LCM).
+        num_class_embeds: how many classes there are, an embedding of each being added to that of the time
+            (Dhariwal & Nichol 2021); a null class for guidance counts as one.
+        class_embed_type: "projection" where a vector of projection_class_embeddings_input_dim numbers, such as CLIP's
+            embedding of a picture (Ramesh 2022), is projected and added in place of a class.
     """
 
     sample_size: int | None = None
@@ -91,6 +93,8 @@ class UNetConfig:
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
     time_cond_proj_dim: int | None = None
+    num_class_embeds: int | None = None
+    class_embed_type: str | None = None
 
     def __post_init__(self) -> None:
         self._check_levels()
@@ -115,6 +119,22 @@ class UNetConfig:
         if self.addition_embed_type == "text_time":
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
                 require(getattr(self, name) is not None, f"addition_embed_type='text_time' needs {name}")
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        kind, count = self.class_embed_type, self.num_class_embeds
+        require(
+            kind in (None, "projection"),
+            f"class_embed_type={kind!r} is not supported; supported: None, 'projection'",
+        )
+        require(count is None or count >= 1, f"num_class_embeds={count} must be at least 1")
+        if kind is None:
+            return
+        require(count is None, f"num_class_embeds={count} and class_embed_type='projection' exclude each other")
+        require(
+            self.addition_embed_type is None and self.projection_class_embeddings_input_dim is not None,
+            "class_embed_type='projection' needs projection_class_embeddings_input_dim, and no addition_embed_type",
+        )
 
     def _check_levels(self) -> None:
         levels = len(self.block_out_channels)
@@ -150,6 +170,13 @@ class UNetConfig:
     def heads(self) -> tuple[int, ...]:
         """Attention heads per level, finest first."""
         return self._per_level(self.attention_head_dim)
+
+    @property
+    def label_width(self) -> int | None:
+        """How many numbers a row of labels has: one per class, or those of the vector; None where it takes none."""
+        if self.class_embed_type is not None:
+            return self.projection_class_embeddings_input_dim
+        return self.num_class_embeds
 
     def attends(self, level: int) -> bool:
         """Whether any transformer works at this level (0 is the finest; the coarsest always has the middle one)."""

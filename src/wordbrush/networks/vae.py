@@ -206,10 +206,14 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv_out(self.features(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last convolution makes the images from: (B, C, h*f, w*f)."""
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
             x = level(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        return silu(self.conv_norm_out(x))
 
 
 class AutoencoderKL(nn.Module):

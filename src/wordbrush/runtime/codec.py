@@ -1,5 +1,7 @@
 """The autoencoder as the pipeline uses it: pictures to latents and back, in a number format that can hold them.
 
+A model of pixels has none (`Pixels`), and its latents are the pictures.
+
 Large pictures go through it in strips, so that their size costs time but little memory.
 """
 
@@ -12,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wordbrush.networks.pixels import Pixels
 from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
 from wordbrush.runtime.packed_vae import PackedDecoder, fastest_decoder
 from wordbrush.runtime.policy import Runtime
@@ -54,6 +57,8 @@ class Codec:
 
         scaled: to about unit variance; else as the bare network gives them. A tiny autoencoder gives them so itself.
         """
+        if isinstance(self.vae, Pixels):
+            return images.to(self.runtime.device, torch.float32)
         images = images.to(self.runtime.device, self.runtime.dtype)
         large, vae = in_strips(*images.shape[2:]), self.vae
         if isinstance(vae, TinyAutoencoder):
@@ -69,6 +74,8 @@ class Codec:
         A picture that is not finite is decoded again in float32, and so is every one after it; one that a GPU has no
         room for is decoded again in strips.
         """
+        if isinstance(self.vae, Pixels):
+            return latents.float()
         return torch.cat([self._decoded(row[None]) for row in latents])
 
     def _decoded(self, row: Tensor) -> Tensor:
@@ -90,6 +97,7 @@ class Codec:
                 self._say("the GPU has no room to decode pictures whole, so they are decoded in strips")
         if isinstance(self._decoder, TinyAutoencoder):
             return TinyStrips(self._decoder).decode(row).float()
+        assert not isinstance(self._decoder, Pixels)
         return StripDecoder(self._decoder).decode(row).float()
 
     def _say(self, note: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wordbrush.networks.blocks import ResnetBlock, Upsample
+from wordbrush.networks.pixels import Pixels
 from wordbrush.networks.tiny_vae import Autoencoder, TinyAutoencoder
 from wordbrush.networks.vae import AutoencoderKL, Level
 from wordbrush.runtime.packed_unet import PackedResnet
@@ -20,7 +21,7 @@ Part = Callable[[Tensor], Tensor]
 
 def fastest_decoder(vae: Autoencoder, runtime: Runtime) -> Autoencoder | PackedDecoder:
     """What to decode with: a packed copy where that is possible, else the given network, in its place already."""
-    if isinstance(vae, TinyAutoencoder):
+    if isinstance(vae, TinyAutoencoder | Pixels):
         return vae
     return PackedDecoder(vae) if can_pack(runtime.device, runtime.dtype) else vae
 

@@ -49,9 +49,9 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def can_be_packed(config: UNetConfig) -> bool:
     """Whether a U-Net of that config is one for `PackedUNet`: one without a second input to its time embedding.
 
-    Those of Stable Diffusion XL and LCM have one.
+    Those of Stable Diffusion XL and LCM, and those of classes, have one.
     """
-    return config.addition_embed_type is None and config.time_cond_proj_dim is None
+    return config.addition_embed_type is None and config.time_cond_proj_dim is None and config.label_width is None
 
 
 class PackedConv:

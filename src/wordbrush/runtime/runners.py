@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wordbrush.networks.flux import FluxTransformer, image_positions, pack_latents, text_positions, unpack_latents
-from wordbrush.networks.unet import AddedConditioning, PreparedContext, UNet, guidance_embedding
+from wordbrush.networks.unet import AddedConditioning, PreparedContext, UNet, guidance_embedding, with_time_band
 from wordbrush.runtime.packed_unet import PackedUNet
 from wordbrush.runtime.policy import Runtime
 
@@ -25,7 +25,7 @@ class Told:
 
     Attributes:
         context: keys and values of every cross-attention of a U-Net, or the embeddings (B, L, D) that FLUX reads.
-        pooled: (B, P), the text as one vector; None for networks that want none.
+        pooled: (B, P), the text as one vector, or shares of classes; None for networks that want none.
         time_ids: (B, 5 or 6), the numbers beside it (Stable Diffusion XL).
     """
 
@@ -100,8 +100,8 @@ def runner_of(network: nn.Module, runtime: Runtime, *, take: bool = False) -> Ru
 class UNetRunner:
     """A plain U-Net, of any family.
 
-    That of Stable Diffusion XL embeds time and text together, a row for each picture; such small products are added up
-    in an order that hangs on how many rows there are.
+    That of Stable Diffusion XL embeds time and text together, a row for each picture, and so do those of classes; such
+    small products are added up in an order that hangs on how many rows there are.
     """
 
     alone = 2
@@ -110,16 +110,18 @@ class UNetRunner:
 
     def __init__(self, unet: UNet) -> None:
         self.unet = unet
-        self.single = unet.config.addition_embed_type is not None
+        self.single = unet.config.addition_embed_type is not None or unet.config.label_width is not None
 
     def told(self, context: Tensor, pooled: Tensor | None, time_ids: Tensor | None) -> Told:
-        if self.unet.config.addition_embed_type is None:
+        if self.unet.config.addition_embed_type is None and self.unet.config.label_width is None:
             return Told(context=self.unet.prepare_context(context))
         return Told(context=self.unet.prepare_context(context), pooled=pooled, time_ids=time_ids)
 
     def __call__(self, x: Tensor, timestep: float, told: Told, *, copies: int, guidance: float | None) -> Tensor:
         assert isinstance(told.context, PreparedContext)
         time = torch.tensor([timestep], device=x.device)  # one for all rows: embedded once
+        if x.shape[1] + 1 == self.unet.config.in_channels:
+            x, time = with_time_band(x, time)
         added = None
         if told.pooled is not None and told.time_ids is not None:
             added = AddedConditioning(text_embeds=told.pooled, time_ids=told.time_ids)
@@ -127,7 +129,9 @@ class UNetRunner:
         scale = None
         if size is not None:
             scale = guidance_embedding(torch.tensor([1.0 if guidance is None else guidance], device=x.device), size)
-        return self.unet(torch.cat([x] * copies), time, told.context, added=added, guidance=scale)
+        labels = None if self.unet.config.label_width is None else told.pooled
+        x = torch.cat([x] * copies)
+        return self.unet(x, time, told.context, added=added, guidance=scale, labels=labels)
 
 
 class PackedRunner:
@@ -147,6 +151,9 @@ class PackedRunner:
     def __call__(self, x: Tensor, timestep: float, told: Told, *, copies: int, guidance: float | None) -> Tensor:
         del guidance
         assert isinstance(told.context, PreparedContext)
+        if x.shape[1] + 1 == self.unet.config.in_channels:
+            x, _ = with_time_band(x, torch.tensor([timestep]))
+            x, timestep = x.contiguous(memory_format=torch.channels_last), 0.0
         return self.unet(x, timestep, told.context, copies=copies)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,14 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, scaled to be as large as AdamW's steps (Liu 2025, eq. 4)."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ) -> None:
-        """`parameters`: matrices; a ValueError names the shape of any that is not."""
+        """`parameters`: matrices, or groups of them; a ValueError names the shape of any that is not."""
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from wordbrush.errors import RequestError
-from wordbrush.runtime.policy import Runtime
+from wordbrush.errors import RequestError, WordbrushError
+from wordbrush.training.data_recipe import skipping
+from wordbrush.training.distributed import World
+from wordbrush.training.feed import SKIPPED, read_skipped
+from wordbrush.training.finetune.recipes import DreamBoothRecipe, FullRecipe, InversionRecipe, LoraRecipe
 from wordbrush.training.loop import Trainer
+from wordbrush.training.progress import Journal
 from wordbrush.training.recipe import BuildRecipe, Recipe, read_recipe
 from wordbrush.training.task import Task
+from wordbrush.training.tasks.diffusion_recipe import DiffusionRecipe
 from wordbrush.training.tasks.recipes import (
     AssembleRecipe,
     CLIPRecipe,
@@ -37,15 +41,19 @@ def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None,
         case VAERecipe() as train:
             from wordbrush.training.tasks.vae import VAETask
 
-            return VAETask(recipe, train)
+            return VAETask(recipe, train, folder)
         case CLIPRecipe() as train:
             from wordbrush.training.tasks.clip import CLIPTask
 
-            return CLIPTask(recipe, train)
+            return CLIPTask(recipe, train, folder)
         case DenoiserRecipe() as train:
             from wordbrush.training.tasks.denoiser import DenoiserTask
 
             return DenoiserTask(recipe, train, folder, device, workers=workers)
+        case DiffusionRecipe() as train:
+            from wordbrush.training.tasks.diffusion import DiffusionTask
+
+            return DiffusionTask(recipe, train, folder)
         case InspectorRecipe() as train:
             from wordbrush.training.tasks.inspector import InspectorTask
 
@@ -58,6 +66,10 @@ def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None,
             from wordbrush.training.tasks.expander import ExpanderTask
 
             return ExpanderTask(recipe, train, folder)
+        case LoraRecipe() | DreamBoothRecipe() | InversionRecipe() | FullRecipe() as train:
+            from wordbrush.training.finetune.task import FinetuneTask
+
+            return FinetuneTask(recipe, train, folder, device)
 
 
 def build(recipe: BuildRecipe, folder: Path) -> Path:
@@ -74,71 +86,132 @@ def build(recipe: BuildRecipe, folder: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What of a run does not decide its weights, but for the average that is exported.
+
+    Attributes:
+        device: "auto", or a name of torch's; ignored but for its kind where torchrun started several processes.
+        workers: processes that make data; none given, as many as there are cores to spare where a GPU trains, and none
+            on a CPU, whose cores train.
+        compiled: whether the networks are compiled first, even if the recipe does not say so.
+        until: seconds after which the run ends early, saved and exported.
+        skip_bad: pass over pictures that cannot be used, as `skip_bad` in the recipe's data does, and list them.
+        ema_length: width σ_rel of the power-function average to export in place of the plain one.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    compiled: bool = False
+    until: float | None = None
+    skip_bad: bool = False
+    ema_length: float | None = None
+
+
 def train(
     path: Path,
     folder: Path,
+    options: RunOptions | None = None,
     *,
-    device: str = "auto",
-    workers: int | None = None,
-    compiled: bool = False,
-    until: float | None = None,
     stop: threading.Event | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Carries out a recipe into `folder`; the same call again resumes.
-
-    It ends early, saved and exported, after `until` seconds or once `stop` is set. `workers`: processes that draw data;
-    none given, as many as there are cores to spare where a GPU trains, and none on a CPU, whose cores train.
-
-    Raises:
-        RequestError: the recipe is wrong, a folder that it names is missing, or there is no such device.
-        WorkFailed: the loss is no longer a number, a checkpoint could not be written, or a worker process died.
-    """
+    """Carries out a recipe file into `folder`; the same call again resumes. See `run_recipe`."""
     recipe = read_recipe(path)
     if isinstance(recipe, BuildRecipe):
         return build(recipe, folder)
-    place = Runtime.choose(device).device
+    return run_recipe(recipe, folder, options, stop=stop, log=log)
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    options: RunOptions | None = None,
+    *,
+    stop: threading.Event | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Trains into `folder`; the same call again resumes. It ends early, saved and exported, once `stop` is set.
+
+    Started by torchrun, each process calls this; the main one logs, writes and exports.
+
+    Raises:
+        RequestError: the recipe is wrong, a folder that it names is missing, or there is no such device.
+        WorkFailed: the loss is no longer a number, a file could not be written, or another process died.
+    """
+    options = options or RunOptions()
+    if options.skip_bad:
+        recipe = recipe.model_copy(update={"train": skipping(recipe.train)})
+    world = World(options.device, trackers=recipe.trackers, logs=folder / "logs")
     try:
-        spare = max(1, (os.cpu_count() or 1) - 2) if place.type == "cuda" else 0
-        task = build_task(recipe, folder, place, workers=spare if workers is None else workers)
-    except FileNotFoundError as error:
-        missing = error.filename or str(error).partition(": ")[2]  # safetensors says it in words alone
-        raise RequestError(f"{missing} does not exist; run the recipe that makes it first") from error
-    try:
-        trainer = Trainer(recipe, task, folder, device=place, compiled=compiled, log=log)
-        curve = Curve(folder / "curve.csv", upto=trainer.step)
-        started, first = time.monotonic(), trainer.step
-        for step, figures in trainer.run(until, stop):
-            rate = (step - first) * recipe.batch / (time.monotonic() - started)
-            left = (recipe.steps - step) * recipe.batch / rate
-            shown = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-            log(f"{recipe.name}: step {step}/{recipe.steps}  {shown}  {rate:.1f} pictures/s  {left / 60:.0f} min left")
-            curve.add({"step": step, "seconds": round(trainer.seconds)} | {k: round(v, 5) for k, v in figures.items()})
-    finally:
-        task.close()
-    trainer.task.export(folder, trainer.averaged)
+        _run(recipe, folder, options, world, stop, log if world.main else _unheard)
+        world.wait()  # nobody leaves while the main process exports: torchrun would take it for a failure
+    except BaseException:
+        world.end_trackers()  # the other processes are not waited for: they may wait for this one
+        raise
+    world.close()
     return folder
 
 
-class Curve:
-    """The figures of a run as a CSV file, a row each time they are logged."""
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    options: RunOptions,
+    world: World,
+    stop: threading.Event | None,
+    log: Callable[[str], None],
+) -> None:
+    workers = spare_workers(world) if options.workers is None else options.workers
+    task = named_task(recipe, folder, world, workers)
+    try:
+        trainer = Trainer(recipe, task, folder, world=world, workers=workers, compiled=options.compiled, log=log)
+        if world.main:
+            _journalled(trainer, options, stop)
+        else:
+            for _ in trainer.run(options.until, stop):
+                pass
+    finally:
+        task.close()
+    averaged = trainer.averaged
+    if world.main:
+        skipped = read_skipped(folder)
+        if skipped:
+            where = folder / SKIPPED
+            trainer.log(f"pictures passed over because they cannot be used: {len(skipped)}; {where} lists them")
+        if options.ema_length is not None:
+            averaged = trainer.snapshots.average(options.ema_length, averaged)
+        task.export(folder, averaged)
 
-    def __init__(self, path: Path, *, upto: int) -> None:
-        """`upto`: the step a run resumes from; rows after it are dropped, since they are about to be made again."""
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= upto]
-        path.unlink(missing_ok=True)
-        for row in rows:
-            self.add(row)
 
-    def add(self, row: Mapping[str, object]) -> None:
-        """Appends a row; the first one gives the columns their names."""
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n", extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+def _journalled(trainer: Trainer, options: RunOptions, stop: threading.Event | None) -> None:
+    """Trains to the end, and shows and writes what there is to tell."""
+    with Journal(trainer.recipe, trainer.folder, trainer.world, first=trainer.step, log=trainer.log) as journal:
+        trainer.on_step = journal.step
+        for report in trainer.run(options.until, stop):
+            journal.take(report, trainer.seconds)
+
+
+def spare_workers(world: World) -> int:
+    """Processes that make data, unless told: as many as a GPU leaves cores; none on a CPU, whose cores train."""
+    return max(1, ((os.cpu_count() or 1) - 2) // world.local_size) if world.device.type == "cuda" else 0
+
+
+def named_task(recipe: Recipe, folder: Path, world: World, workers: int) -> Task:
+    """As `build_task`, and says what of the recipe is wrong.
+
+    Raises:
+        RequestError: a folder that it names is missing, or there is no such network.
+    """
+    try:
+        return build_task(recipe, folder, world.device, workers=workers)
+    except FileNotFoundError as error:
+        missing = error.filename or str(error).partition(": ")[2]  # safetensors says it in words alone
+        raise RequestError(f"{missing} does not exist; run the recipe that makes it first") from error
+    except WordbrushError:
+        raise
+    except (ValueError, TypeError) as error:  # a network's settings: the recipe's own were checked when it was read
+        raise RequestError(f"the recipe {recipe.name} is wrong in `train`: {error}") from error
+
+
+def _unheard(line: str) -> None:
+    """What a process says that is not the main one."""

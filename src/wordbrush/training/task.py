@@ -7,10 +7,11 @@ goes on after a kill as if nothing had happened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
@@ -22,13 +23,19 @@ class Task:
     Attributes:
         modules: trained and checkpointed, by name. Parameters that do not require gradients stay as they are.
         frozen: moved to the device beside them, in evaluation mode, never trained nor checkpointed.
+        rates: factors of the learning rate by module name; 1 where none is given.
+        takes_turns: some steps leave some trained parameters out of the loss, as where two networks learn in turn.
+        source: makes the same data as `batch` in worker processes, if it can: it is pickled, so it holds no networks.
     """
 
     modules: dict[str, nn.Module]
     frozen: dict[str, nn.Module]
+    rates: dict[str, float]
+    takes_turns: bool = False
+    source: Callable[[int, range], Batch] | None = None
 
     def __init__(self) -> None:
-        self.modules, self.frozen = {}, {}
+        self.modules, self.frozen, self.rates = {}, {}, {}
 
     def batch(self, step: int, rows: range) -> Batch:
         """These rows of a step's data, noise included, on the CPU; a pure function that runs in the background."""
@@ -44,6 +51,17 @@ class Task:
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes the trained networks (running averages by module name) as model folders."""
         raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """Figures on held-out data. The modules hold the averaged weights, in evaluation mode, without gradients.
+
+        Every process calls it at the same step with the same weights; the main one's figures are logged.
+        """
+        return {}
+
+    def samples(self) -> list[tuple[str, Image.Image]]:
+        """Captioned pictures that show how far training is; called as `validate` is."""
+        return []
 
     def close(self) -> None:
         """Ends whatever the task started in the background: for most tasks nothing."""

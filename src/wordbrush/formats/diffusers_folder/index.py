@@ -10,12 +10,18 @@ from typing import Any
 from wordbrush.errors import ModelFileError, WorkFailed
 from wordbrush.formats.diffusers_folder.networks import NETWORKS, class_of
 from wordbrush.formats.json_file import read_json
-from wordbrush.formats.parts import ModelParts
+from wordbrush.formats.parts import OWN_FAMILIES, ModelParts
+from wordbrush.networks.pixels import Pixels
 
 # By this diffusers tells how old a folder's conventions are; some of its pipelines do not open one that does not say.
 _WRITTEN_AS = "0.30.0"
 
 _OPENS = "Stable Diffusion 1, 2, XL and FLUX.1 folders"
+
+OWN = "WordbrushPipeline"
+"""Of models that no pipeline of diffusers runs: those of pixels, classes, CLIP embeddings and nothing at all. diffusers
+opens their parts one by one. Names of classes are in `id2label`, as in diffusers' DiTPipeline."""
+_OWN_CLASSES = {"text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection")}
 
 _SD_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
 _XL_ABSENT = ("feature_extractor", "image_encoder")
@@ -58,15 +64,22 @@ class Index:
         pipeline: diffusers' class.
         networks: part -> class, for the networks that the folder has.
         zero_negative: an empty negative prompt is read as all zeros.
+        labels: the names of the classes; None where there are none.
     """
 
     pipeline: str
     networks: Mapping[str, str]
     zero_negative: bool
+    labels: tuple[str, ...] | None = None
 
     @property
     def family(self) -> str:
-        """Its family as far as the parts tell: "sd", "sdxl", "sdxl-refiner" or "flux"."""
+        """Its family as far as the parts tell: "sd", "sdxl", "sdxl-refiner", "flux" or `OWN_FAMILIES`."""
+        if self.pipeline == OWN:
+            kind = self.networks.get("text_encoder")
+            if kind is None:
+                return "unconditional" if self.labels is None else "class"
+            return "sd" if kind == "CLIPTextModel" else "embedding"
         if "transformer" in self.networks:
             return "flux"
         if "text_encoder_2" not in self.networks:
@@ -89,6 +102,8 @@ def read_index(folder: Path) -> Index:
         found = _class_named(content.get(part))
         if found is None:
             continue
+        if pipeline == OWN:
+            classes = _OWN_CLASSES.get(part, classes)
         if found not in classes:
             raise ModelFileError(
                 f"{folder} holds a {pipeline} whose {part} is {found}; this version opens {_OPENS}, "
@@ -97,7 +112,21 @@ def read_index(folder: Path) -> Index:
         networks[part] = found
     _check_parts(folder, pipeline, networks)
     zero = bool(content.get("force_zeros_for_empty_prompt", "text_encoder" in networks))
-    return Index(pipeline=pipeline, networks=networks, zero_negative="unet" in networks and zero)
+    return Index(
+        pipeline=pipeline,
+        networks=networks,
+        zero_negative="unet" in networks and zero,
+        labels=_labels(folder, content) if pipeline == OWN else None,
+    )
+
+
+def _labels(folder: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    named = content.get("id2label")
+    if named is None:
+        return None
+    if not isinstance(named, dict) or set(named) != {str(number) for number in range(len(named))}:
+        raise ModelFileError(f"{folder / 'model_index.json'}: id2label must name the classes 0, 1, 2 … and no others")
+    return tuple(str(named[str(number)]) for number in range(len(named)))
 
 
 def _class_named(entry: Any) -> str | None:
@@ -108,6 +137,8 @@ def _class_named(entry: Any) -> str | None:
 
 
 def _check_parts(folder: Path, pipeline: str, networks: Mapping[str, str]) -> None:
+    if pipeline == OWN and "unet" in networks and not {"transformer", "text_encoder_2"} & set(networks):
+        return
     denoisers = {"unet", "transformer"} & set(networks)
     if len(denoisers) != 1 or "vae" not in networks or not {"text_encoder", "text_encoder_2"} & set(networks):
         held = ", ".join(networks) or "no network that is known here"
@@ -124,6 +155,8 @@ def index_of(parts: ModelParts, scheduler_class: str) -> dict[str, Any]:
     Raises:
         WorkFailed: diffusers has no pipeline for such a model.
     """
+    if parts.family in OWN_FAMILIES or isinstance(parts.vae, Pixels):
+        return _own_index(parts, scheduler_class)
     family = _KINDS.get(parts.family, parts.family)
     if (family, parts.picture_input) not in _PIPELINES:
         raise WorkFailed(f"diffusers has no pipeline for a {parts.family} model for {parts.picture_input}")
@@ -144,6 +177,16 @@ def index_of(parts: ModelParts, scheduler_class: str) -> dict[str, Any]:
     if family == "sdxl-refiner":
         options["requires_aesthetics_score"] = True
     return model_index(pipeline, components, absent=absent, options=options)
+
+
+def _own_index(parts: ModelParts, scheduler_class: str) -> dict[str, Any]:
+    components = {part: class_of(network) for part, network in parts.networks.items()} | {"scheduler": scheduler_class}
+    if parts.tokenizer is not None:
+        components["tokenizer"] = "CLIPTokenizer"
+    options: dict[str, Any] = {}
+    if parts.labels is not None:
+        options["id2label"] = {str(number): label for number, label in enumerate(parts.labels)}
+    return model_index(OWN, components, options=options)
 
 
 def model_index(

@@ -19,6 +19,7 @@ from wordbrush.formats.json_file import read_json
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.schedulers import sampling_of
 from wordbrush.networks.clip import CLIPTextModel
+from wordbrush.networks.pixels import Pixels
 from wordbrush.request_fields import ModelDefaults
 from wordbrush.runtime.policy import Runtime
 
@@ -53,9 +54,12 @@ def read_folder(
     networks: dict[str, Any] = {
         part: read_network(folder / part, kind, variant, runtime) for part, kind in index.networks.items()
     }
+    networks.setdefault("vae", Pixels())
     scheduler_json = read_json(folder / "scheduler" / "scheduler_config.json")
     family = _family(index, networks)
     scheduler, note = _scheduler(folder, index, scheduler_json, family)
+    if not isinstance(networks["vae"], Pixels):
+        scheduler = replace(scheduler, clip_x0=None)  # latents have no bounds, whatever a file says
     parts = ModelParts(
         family=family,
         **networks,
@@ -65,6 +69,7 @@ def read_folder(
         name=name or str(folder),
         zero_negative=index.zero_negative,
         known_words=_known_words(folder / "words.json"),
+        labels=index.labels,
         source=folder,
         variant=variant,
         scheduler_json=scheduler_json,
@@ -89,7 +94,7 @@ def _refuse_part(folder: Path) -> None:
 
 
 def _family(index: Index, networks: Mapping[str, Any]) -> str:
-    """One of `FAMILIES`, told apart where the parts alone do not by what the networks are."""
+    """One of `FAMILIES` or `OWN_FAMILIES`, told apart where the parts alone do not by what the networks are."""
     if index.family == "flux":
         return "flux-dev" if networks["transformer"].config.guidance_embeds else "flux-schnell"
     if index.family != "sd":
@@ -121,7 +126,6 @@ def _scheduler(
         read, note = sampling_of(config, family)
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{folder / 'scheduler' / 'scheduler_config.json'}: {error}") from error
-    read = replace(read, clip_x0=None)  # latents have no bounds, whatever a file says
     return (replace(read, steps_offset=1) if index.pipeline in _OVERRULING else read), note
 
 

@@ -109,7 +109,7 @@ def _write_parts(parts: ModelParts, folder: Path, dtype: torch.dtype | None) -> 
         _write_tokenizer(parts, name, folder / name)
     if parts.known_words is not None:
         (folder / "words.json").write_text(json.dumps(sorted(parts.known_words)) + "\n", encoding="utf-8")
-    usual = usual_defaults(parts.family, parts.networks, parts.scheduler)
+    usual = usual_defaults(parts.family, parts.networks | {"vae": parts.vae}, parts.scheduler)
     own = {"defaults": parts.defaults.model_dump(mode="json"), "scheduler": scheduler_note(usual)}
     write_json(folder / "wordbrush.json", own)
     _copy_extras(parts, folder)

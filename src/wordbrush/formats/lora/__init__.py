@@ -14,6 +14,8 @@ read.py      a file read into layers
 summary.py   what a file is, from its header alone, without torch
 fit.py       the layers of a file matched with those of a model
 attached.py  the changes made to the weights, and taken back
+trained.py   what training leaves
+write.py     the same as a file, in kohya's layout or PEFT's
 
 The names below are loaded when first used, so that a summary needs no torch.
 """
@@ -25,15 +27,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wordbrush.formats.lora.attached import Attached, LoraUse, Match, attach, match
+    from wordbrush.formats.lora.notes import TrainingNotes
     from wordbrush.formats.lora.read import LoraFile, read_lora
     from wordbrush.formats.lora.summary import LoraSummary, summarise
+    from wordbrush.formats.lora.write import write_kohya, write_peft
 
-__all__ = ["Attached", "LoraFile", "LoraSummary", "LoraUse", "Match", "attach", "match", "read_lora", "summarise"]
+__all__ = [
+    "Attached", "LoraFile", "LoraSummary", "LoraUse", "Match", "TrainingNotes", "attach", "match", "read_lora",
+    "summarise", "write_kohya", "write_peft",
+]  # fmt: skip
 
 _HOMES = {
     "Attached": "attached", "LoraUse": "attached", "Match": "attached", "attach": "attached", "match": "attached",
     "LoraFile": "read", "read_lora": "read",
-    "LoraSummary": "summary", "summarise": "summary",
+    "LoraSummary": "summary", "summarise": "summary", "TrainingNotes": "notes",
+    "write_kohya": "write", "write_peft": "write",
 }  # fmt: skip
 
 

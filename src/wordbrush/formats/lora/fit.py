@@ -10,11 +10,11 @@ from torch import nn
 from wordbrush.errors import ModelFileError
 from wordbrush.formats.lora.keys import DENOISERS, TEXT_ENCODERS, candidates, named_network
 from wordbrush.formats.lora.modules import INPUT_LAYERS, Target, targets
+from wordbrush.formats.lora.notes import base_of
 from wordbrush.formats.lora.read import LoraFile
 from wordbrush.formats.lora.rules import Change
-from wordbrush.formats.lora.summary import BASE_OF_TEXT_WIDTH, BASES
+from wordbrush.formats.lora.summary import BASES
 from wordbrush.networks.flux import FluxTransformer
-from wordbrush.networks.unet import UNet
 
 NETWORKS = (*DENOISERS, *TEXT_ENCODERS)
 """The networks of a model that LoRAs can change."""
@@ -52,10 +52,7 @@ class Model:
     @property
     def base(self) -> str | None:
         """The family it is of, a key of `summary.BASES`; None when its sizes are of no family."""
-        if "transformer" in self.networks:
-            return "flux"
-        unet = self.networks.get("unet")
-        return BASE_OF_TEXT_WIDTH.get(unet.config.cross_attention_dim) if isinstance(unet, UNet) else None
+        return base_of(self.networks)
 
     def find(self, layer: str) -> tuple[str, Target] | None:
         """The network and its layers that a LoRA's file calls by this name."""

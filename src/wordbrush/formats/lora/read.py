@@ -53,6 +53,11 @@ class LoraFile:
         """What prompts call it: the file's name without its ending."""
         return self.path.stem
 
+    @property
+    def triggers(self) -> frozenset[str]:
+        """The lower-case words that it says it was taught."""
+        return frozenset(self.metadata.get("modelspec.trigger_phrase", "").lower().split())
+
     @cached_property
     def hash(self) -> str:
         """The WebUI's hash of a LoRA, 12 hex digits, as `Lora hashes` lists it; the first time, reads the file."""

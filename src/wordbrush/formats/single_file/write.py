@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wordbrush.diffusion.process import BetaConfig
 from wordbrush.diffusion.scheduler_config import write_scheduler_config
-from wordbrush.errors import ModelFileError, WorkFailed
+from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.formats.diffusers_folder.networks import config_of
 from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.safetensors_file import read_header, write_tensors
@@ -26,6 +26,7 @@ from wordbrush.formats.single_file.detect import OWN_METADATA
 from wordbrush.formats.single_file.keymap import KeyMap
 from wordbrush.formats.single_file.tiny_vae import BESIDE, HALVES
 from wordbrush.formats.stored import scaled_weights, stored_weights
+from wordbrush.networks.pixels import Pixels
 from wordbrush.networks.tiny_vae import TinyAutoencoder
 
 _UNET, _VAE = ("model.diffusion_model.", ORIGINAL), ("first_stage_model.", ORIGINAL)
@@ -72,8 +73,14 @@ def write_single_file(parts: ModelParts, path: Path, *, dtype: torch.dtype | Non
         dtype: the number format of the weights; None leaves every tensor in the one it was read in.
 
     Raises:
+        RequestError: no single-file layout knows such a model.
         WorkFailed: the file cannot be written.
     """
+    if parts.family not in _LAYOUTS or isinstance(parts.vae, Pixels):
+        raise RequestError(
+            f"{parts.name!r} is a model of pixels or without words, which single files have no names for; "
+            "give a folder as the target"
+        )
     tensors = _Made(_markers(parts))
     for part, (prefix, dialect) in _LAYOUTS[parts.family].items():
         if part == "vae":

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wordbrush.diffusion.prediction import get_prediction
 from wordbrush.diffusion.process import DiscreteVP
 from wordbrush.diffusion.scheduler_config import read_scheduler_config
 from wordbrush.errors import ModelFileError, RequestError
@@ -19,7 +17,8 @@ from wordbrush.networks.clip import CLIPConfig, CLIPTextModel
 from wordbrush.networks.unet import UNet, UNetConfig
 from wordbrush.training.export import write_network
 from wordbrush.training.recipe import Recipe
-from wordbrush.training.task import Batch, Task, normal_rows, row_generator
+from wordbrush.training.task import Batch, Task
+from wordbrush.training.tasks.denoising import Draws, Told, denoising_rows
 from wordbrush.training.tasks.latents import LatentBank
 from wordbrush.training.tasks.recipes import DenoiserRecipe
 
@@ -57,8 +56,7 @@ class DenoiserTask(Task):
             raise RequestError(
                 f"the scheduler {train.scheduler.get('_class_name')!r} is a flow's; this task trains SD's"
             )
-        self.alpha_bar = torch.from_numpy(sampling.process.alphas_cumprod)
-        self.prediction = get_prediction(sampling.prediction)
+        self.draws = Draws(train.objective, sampling, seed=recipe.seed, batch=recipe.batch)
         self.bank = LatentBank(recipe, train, folder, device or torch.device("cpu"), workers=workers)
 
     def _start_from(self, folder: Path) -> None:
@@ -75,38 +73,14 @@ class DenoiserTask(Task):
     def batch(self, step: int, rows: range) -> Batch:
         """The step's latents and captions, and its noise: drawn here, so that the network need not wait for it."""
         latents, ids = self.bank.rows(step, rows)
-        timesteps = self.timesteps(self.recipe.batch, row_generator(self.recipe.seed, step))
-        timesteps = timesteps[rows.start : rows.stop]
-        alpha_bar = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
-        return {
-            "latents": latents,
-            "ids": ids,
-            "timesteps": timesteps,
-            "eps": normal_rows(self.recipe.seed, step, rows, latents.shape[1:]),
-            "alpha": alpha_bar.sqrt().float(),  # (B, 1, 1, 1)
-            "sigma": (1 - alpha_bar).sqrt().float(),
-        }
+        return {"latents": latents, "ids": ids} | self.draws(step, rows, latents.shape[1:])
 
     def close(self) -> None:
         self.bank.close()
 
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) integers: stratified draws, logit-normal but for a uniform part."""
-        spread = (
-            torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-        ) / count  # (B,) uniform
-        normal = torch.special.ndtri(spread.double().clamp(1e-6, 1 - 1e-6))
-        times = torch.sigmoid(self.train.time_mean + self.train.time_std * normal)
-        uniform = torch.rand(count, generator=generator) < self.train.uniform_times
-        times = torch.where(uniform, torch.rand(count, generator=generator).double(), times)
-        return (times * len(self.alpha_bar)).long().clamp(0, len(self.alpha_bar) - 1)
-
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        x0, eps, alpha, sigma = (batch[key] for key in ("latents", "eps", "alpha", "sigma"))
-        x = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
-        context = self.text(batch["ids"]).last_hidden_state
-        predicted = self.network(x, batch["timesteps"], context).float()
-        return F.mse_loss(predicted, self.prediction.target(x0, eps, alpha, sigma)), {}
+        told = Told(context=self.text(batch["ids"]).last_hidden_state)
+        return denoising_rows(self.network, self.draws, batch["latents"], batch, told).mean(), {}
 
     def export(self, folder: Path, averaged: dict[str, dict[str, Tensor]]) -> None:
         """Writes `unet/`, `text_encoder/` and `scheduler/`; `assemble` joins them with the other parts."""

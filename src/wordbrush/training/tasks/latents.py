@@ -15,12 +15,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -135,6 +136,29 @@ class LatentBank:
         path = self.folder / f"latents-{self.key}-{number}.safetensors"
         with suppress(FileNotFoundError, SafetensorError):  # none there, or half of one, as by a power cut
             return load_file(path)
+        with self._alone():
+            with suppress(FileNotFoundError, SafetensorError):  # another process has made it meanwhile
+                return load_file(path)
+            return self._made(number, path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of the processes that train together and share the folder, one makes a window and the others wait."""
+        if not torch.distributed.is_initialized():
+            yield
+            return
+        lock = FileLock(self.folder / f"latents-{self.key}.lock")
+        while not lock.is_locked:
+            if self.closing.is_set():
+                raise CancelledError
+            with suppress(Timeout):
+                lock.acquire(timeout=1.0)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _made(self, number: int, path: Path) -> dict[str, Tensor]:
         first, last = number * self.train.window, (number + 1) * self.train.window
         groups = [range(start, min(start + _ENCODED, last)) for start in range(first, last, _ENCODED)]
         latents, ids = [], []

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from wordbrush.training.data_recipe import DataRecipe
+from wordbrush.training.objectives import Objective
 from wordbrush.training.strict import Strict
 
 
+class PerceptualRecipe(Strict):
+    """How different pictures look to a network that was trained for something else (Zhang 2018)."""
+
+    weight: float = Field(1.0, gt=0)
+    clip: str = Field("scenes-128", description="a model, or a folder, with a CLIP whose picture tower looks at them")
+    lpips: tuple[str, ...] = Field(
+        (), description="files with torchvision's VGG16 and LPIPS' learnt weights, in place of a CLIP"
+    )
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.lpips and "clip" in self.model_fields_set:
+            raise ValueError("give clip or lpips, not both")
+        return self
+
+
+class AdversaryRecipe(Strict):
+    """A patch discriminator that the decoder learns to deceive (Isola 2017; Esser 2021, section 3.1)."""
+
+    weight: float = Field(0.5, gt=0, description="what the adaptive weight of Esser 2021, eq. 7, is multiplied by")
+    start: int = Field(0, ge=0, description="the step from which it takes part and is trained")
+    rate: float = Field(1.0, gt=0, description="its learning rate, as a multiple of the autoencoder's")
+    channels: int = Field(64, ge=1, description="of its first layer")
+    layers: int = Field(3, ge=1, description="strided layers: with 1, 2, 3 a patch is 16, 34, 70 pixels wide")
+
+
 class VAERecipe(Strict):
-    """A KL autoencoder on crops of scenes: L1 + edges + KL (Rombach 2022, §3.1), no adversary."""
+    """A KL autoencoder on crops of scenes, or other pictures: L1 + edges + KL (Rombach 2022, §3.1).
+
+    Beside these, if wished, a perceptual loss and a patch discriminator, as there.
+    """
 
     task: Literal["vae"]
     network: dict[str, Any]
-    crop: int = Field(64, ge=32)
+    data: DataRecipe | None = Field(None, description="pictures to train on; crops of scenes unless given")
+    crop: int = Field(64, ge=32, description="sides of the crops of scenes")
     kl: float = Field(1e-3, ge=0, description="weight of the mean divergence per latent, in nats")
     edges: float = Field(1.0, ge=0, description="weight of the L1 distance of neighbouring-pixel differences")
     half_scale_every: int = Field(
@@ -32,12 +64,21 @@ class VAERecipe(Strict):
         ge=0,
         description="largest spread of noise added to latents of unit variance, since a denoiser's are never exact",
     )
+    perceptual: PerceptualRecipe | None = None
+    adversary: AdversaryRecipe | None = None
+
+    @model_validator(mode="after")
+    def _crops_are_of_scenes(self) -> Self:
+        if self.data is not None and "crop" in self.model_fields_set:
+            raise ValueError("crop is the side of crops of scenes; with data, its size, fit and crop say what is seen")
+        return self
 
 
 class CLIPRecipe(Strict):
-    """Contrastive language-image pre-training on scenes (Radford 2021)."""
+    """Contrastive language-image pre-training (Radford 2021) on scenes, or other captioned pictures."""
 
     task: Literal["clip"]
+    data: DataRecipe | None = Field(None, description="captioned pictures to train on; scenes unless given")
     text: dict[str, Any]
     vision: dict[str, Any]
     tokenizer: str
@@ -51,6 +92,14 @@ def _shares(kinds: dict[Kind, float]) -> dict[Kind, float]:
     if sum(kinds.values()) > 1 + 1e-9:
         raise ValueError(f"shares of scenes that add up to {sum(kinds.values()):g}; at most 1 is wanted")
     return kinds
+
+
+_USUAL_TIMES = {"kind": "logit_normal", "uniform_part": 0.2}
+
+
+def _with_usual_times(objective: Any) -> Any:
+    """An objective's table with the times that latents of scenes are trained at, where it does not say others."""
+    return {"times": _USUAL_TIMES} | objective if isinstance(objective, dict) else objective
 
 
 class DenoiserRecipe(Strict):
@@ -69,10 +118,9 @@ class DenoiserRecipe(Strict):
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="part of captions emptied, for guidance (Ho & Salimans 2022)"
     )
-    time_mean: float = Field(0.0, description="times are sigmoid(mean + std * normal) (Esser 2024, section 3.1) ...")
-    time_std: float = Field(1.0, gt=0)
-    uniform_times: float = Field(
-        0.2, ge=0, le=1, description="... but for this part, which is uniform and so reaches pure noise"
+    objective: Annotated[Objective, BeforeValidator(_with_usual_times)] = Field(
+        default_factory=lambda: Objective.model_validate(_with_usual_times({})),
+        description="as of the task diffusion, but that times are logit-normal, a fifth of them uniform, unless given",
     )
     kinds: Annotated[dict[Kind, Annotated[float, Field(ge=0, le=1)]], AfterValidator(_shares)] = Field(
         default_factory=dict, description="part of the scenes that is of a kind for certain; the rest is the usual mix"

@@ -1,0 +1,96 @@
+"""A run's state as one file, whole at every moment, from and for any number of processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from wordbrush.errors import ModelFileError, RequestError, WorkFailed
+from wordbrush.training.recipe import Recipe
+from wordbrush.training.sharding import fill
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe a run cannot change on the way; its length, rates, averaging and processes it can."""
+    return {
+        "train": recipe.train.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "batch": recipe.batch,
+        "optimiser": recipe.optimiser.kind,
+        "ema_lengths": list(recipe.ema_lengths),
+    }
+
+
+def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """The saved state, on the CPU, mapped from the file.
+
+    Raises:
+        ModelFileError: the file is damaged.
+        RequestError: a recipe made it that this one cannot go on from.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except Exception as error:  # torch reports a damaged archive with several unrelated types
+        raise ModelFileError(f"{path} is damaged ({error}); delete it to start afresh") from error
+    changed = _changed(recipe, state.get("recipe", identity(recipe)))
+    if changed:
+        raise RequestError(
+            f"{path} was made by a recipe with another {' and '.join(changed)}; "
+            "use another folder, or delete the checkpoint to start afresh"
+        )
+    return state
+
+
+def fill_module(module: nn.Module, saved: Mapping[str, Tensor], path: Path) -> None:
+    """Brings a module, sharded or not, to the saved weights. ModelFileError when they are another network's."""
+    own = module.state_dict()
+    if own.keys() != saved.keys():
+        other = min(own.keys() ^ saved.keys())
+        raise ModelFileError(f"{path} is of another network: only one has {other}; delete it to start afresh")
+    for key, value in own.items():
+        fill(value, saved[key])
+
+
+def _changed(recipe: Recipe, made_by: Mapping[str, Any]) -> list[str]:
+    """The keys of the recipe whose values are not those of the checkpoint; what it did not know yet had none."""
+    own, before = identity(recipe), {"ema_lengths": []} | dict(made_by)
+    with suppress(ValidationError):
+        before["train"] = type(recipe.train).model_validate(before["train"]).model_dump(mode="json")
+    now, then = own.pop("train"), before.pop("train")
+    found = [key for key, value in own.items() if before.get(key) != value]
+    return found + [f"train.{key}" for key, value in now.items() if then.get(key) != value]
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes the state beside the old file, then takes its place: a kill or a full disk leaves the old one.
+
+    Raises WorkFailed when it could not be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        torch.save(state, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise WorkFailed(f"the checkpoint {path} could not be written ({error}); the previous one is kept") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name is on the disk too: without this a power cut may bring the old file back, or none."""
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

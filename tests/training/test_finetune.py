@@ -1,0 +1,276 @@
+"""Fine-tuning: what is trained and what is not, what is written, and what is refused in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import wordbrush
+from wordbrush.errors import RequestError
+from wordbrush.formats.textual_inversion import read_embedding
+from wordbrush.training.finetune.captions import CaptionReader, Placeholder
+from wordbrush.training.finetune.task import FinetuneTask
+from wordbrush.training.recipe import Recipe, read_recipe
+from wordbrush.training.run import RunOptions, run_recipe
+
+SIDE = 32
+QUIET: dict[str, Any] = {"log": lambda _: None}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(generator.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def recipe_of(model: Path, pictures: Path, /, *, data: dict[str, Any] | None = None, **train: Any) -> Recipe:
+    table = {"kind": "folder", "path": str(pictures), "size": SIDE, "caption": "a fox", **(data or {})}
+    return Recipe.model_validate({
+        "name": "tiny", "seed": 3, "steps": 3, "batch": 2, "precision": "float32", "ema": 0, "trackers": [],
+        "optimiser": {"warmup": 0, "learning_rate": 1e-2}, "train": {"model": str(model), "data": table, **train},
+    })  # fmt: skip
+
+
+def run(recipe: Recipe, folder: Path) -> Path:
+    return run_recipe(recipe, folder, RunOptions(device="cpu"), **QUIET)
+
+
+def task_of(recipe: Recipe, folder: Path) -> FinetuneTask:
+    return FinetuneTask(recipe, recipe.train, folder)  # type: ignore[arg-type]
+
+
+def test_a_lora_is_written_in_both_layouts_and_changes_the_picture(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = run(recipe_of(tiny_v_folder, pictures, task="lora", trigger="zorb", text_encoder=True), tmp_path / "run")
+    pipe = wordbrush.load(tiny_v_folder, dtype="float32")
+    options: dict[str, Any] = {"seed": 1, "steps": 2}
+    plain = pipe("a fox", **options).latents
+    both = [
+        pipe("a fox", loras=[f"{folder / name}:1"], **options).latents
+        for name in ("tiny.safetensors", "pytorch_lora_weights.safetensors")
+    ]
+    torch.testing.assert_close(*both)
+    assert (both[0] - plain).abs().max() > 1e-3
+    with safe_open(folder / "tiny.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.trigger_phrase"] == "zorb"
+    assert metadata["ss_max_train_steps"] == "3"
+    layer = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    assert f"{layer}.lora_up.weight" in load_file(folder / "tiny.safetensors")
+    assert "zorb" in (folder / "README.md").read_text()
+
+
+def test_only_the_adapters_are_trained(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    task = task_of(recipe_of(tiny_v_folder, pictures, task="lora"), tmp_path / "run")
+    before = {name: value.clone() for name, value in task.parts.denoiser.state_dict().items()}
+    assert set(task.modules) == {"lora"}
+    loss, _ = task.loss(task.batch(0, range(2)), 0)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in task.modules["lora"].parameters())
+    assert all(parameter.grad is None for parameter in task.parts.denoiser.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in task.parts.denoiser.state_dict().items())
+
+
+def test_dreambooth_paints_its_class_first_and_writes_a_model(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(
+        tiny_v_folder, pictures, task="dreambooth", trigger="zorb",
+        prior={"prompts": ["three cats", "a car"], "pictures": 3, "steps": 2},
+    )  # fmt: skip
+    folder = run(recipe, tmp_path / "run")
+    painted = sorted((folder / "class").glob("*.png"))
+    assert [path.with_suffix(".txt").read_text().strip() for path in painted] == ["three cats", "a car", "three cats"]
+    pipe = wordbrush.load(tiny_v_folder, dtype="float32")
+    third = wordbrush.load(tiny_v_folder)("three cats", seed=3 + 2, steps=2, width=SIDE, height=SIDE).images[0]
+    distance = np.abs(np.asarray(third, int) - np.asarray(Image.open(painted[2]), int)).max()
+    assert distance <= 1
+    tuned = wordbrush.load(folder / "model", dtype="float32")
+    assert not torch.equal(tuned.parts.denoiser.conv_in.weight, pipe.parts.denoiser.conv_in.weight)  # type: ignore[union-attr]
+    own, kept = tuned.parts.text_encoder, pipe.parts.text_encoder
+    assert own is not None
+    assert kept is not None
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(value, kept.state_dict()[name], rtol=1e-3, atol=1e-4)  # stored in half precision
+    import diffusers
+
+    diffusers.StableDiffusionPipeline.from_pretrained(folder / "model")
+
+
+def test_the_prior_counts_with_its_weight(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(
+        tiny_v_folder, pictures, task="dreambooth", prior={"prompts": ["a car"], "pictures": 2, "steps": 2, "weight": 3}
+    )
+    task = task_of(recipe, tmp_path / "run")
+    loss, figures = task.loss(task.batch(0, range(2)), 0)
+    torch.testing.assert_close(loss.detach(), figures["subject"] + 3 * figures["prior"])
+    assert figures["subject"] != figures["prior"]
+
+
+def test_rows_do_not_depend_on_how_a_step_is_shared_out(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    objective = {"offset_noise": 0.1, "input_perturbation": 0.1, "weighting": "min_snr"}
+    task = task_of(recipe_of(tiny_v_folder, pictures, task="full", objective=objective), tmp_path / "run")
+    whole = task.batch(1, range(2))
+    for row in range(2):
+        for key, value in task.batch(1, range(row, row + 1)).items():
+            torch.testing.assert_close(value[0], whole[key][row], msg=key)
+
+
+def test_an_inversion_trains_its_vectors_alone(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(
+        tiny_v_folder, pictures, task="inversion", placeholder="<zorb>", initial="red car", vectors=3,
+        data={"caption": None, "text": "none"},
+    )  # fmt: skip
+    folder = run(recipe, tmp_path / "run")
+    learnt = read_embedding(folder / "zorb.safetensors").vectors["text_encoder"]
+    assert learnt.shape == (3, 32)
+    theirs = load_file(folder / "learned_embeds.safetensors")
+    torch.testing.assert_close(theirs["<zorb>"], learnt)
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_v_folder)
+    pipe.load_textual_inversion(str(folder / "learned_embeds.safetensors"))
+    known = wordbrush.load(tiny_v_folder, dtype="float32").parts.text_encoder
+    assert known is not None
+    longest = known.text_model.embeddings.token_embedding.weight.norm(dim=1).max()
+    assert (learnt.norm(dim=1) <= longest * 1.0001).all()
+
+
+def test_vectors_are_put_where_the_word_stands(tiny_pipe: wordbrush.Pipeline) -> None:
+    reader = CaptionReader(tiny_pipe.parts, placeholder=Placeholder(word="<zorb>", vectors=2))
+    ids = reader.read(["a <ZORB> on a <zorb>s background"])
+    marks = ids["learnt"][0].tolist()
+    place = 1 + len(tiny_pipe.parts.tokenizer.pieces("a"))  # type: ignore[union-attr]
+    assert marks[place : place + 2] == [0, 1]
+    assert marks.count(0) == 1  # the other is another word
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    found = reader.condition(ids, {"text_encoder": vectors}).context
+    assert (found - reader.condition(ids).context).abs().max() > 1e-3
+
+
+def test_captions_are_read_as_prompts_are(tiny_pipe: wordbrush.Pipeline) -> None:
+    captions = ["a fox on a blue background", "three cats"]
+    reader = CaptionReader(tiny_pipe.parts)
+    found = reader.condition(reader.read(captions)).context
+    torch.testing.assert_close(found, tiny_pipe.conditioner.encode(captions).context)
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"task": "lora", "clip_skip": 9}, "clip_skip=9"),
+        ({"task": "lora", "shift": 2.0}, "flows"),
+        ({"task": "inversion", "placeholder": "fox"}, "knows"),
+        ({"task": "inversion", "placeholder": "<zorb>"}, "does not hold the placeholder"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path, train: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        task_of(recipe_of(tiny_v_folder, pictures, **train), tmp_path / "run").batch(0, range(2))
+
+
+def test_a_size_that_the_network_cannot_halve_is_named(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="20"):
+        task_of(recipe_of(tiny_v_folder, pictures, task="lora", data={"size": 20}), tmp_path / "run")
+
+
+def test_samples_and_validation(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    held_out = {"kind": "folder", "path": str(pictures), "size": SIDE, "caption": "a fox"}
+    recipe = recipe_of(tiny_v_folder, pictures, task="lora", samples=["a fox", "three cats"], validation=held_out)
+    task = task_of(recipe, tmp_path / "run")
+    painted = [(text, picture.size) for text, picture in task.samples()]
+    assert painted == [("a fox", (SIDE, SIDE)), ("three cats", (SIDE, SIDE))]
+    figures = task.validate()
+    assert figures["held-out loss"] == pytest.approx(np.mean([v for k, v in figures.items() if k != "held-out loss"]))
+
+
+def test_a_sample_is_what_the_pipeline_paints(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    task = task_of(recipe_of(tiny_v_folder, pictures, task="lora", samples=["a fox"]), tmp_path / "run")
+    ((_, picture),) = task.samples()
+    expected = wordbrush.load(tiny_v_folder, dtype="float32")("a fox", seed=0, width=SIDE, height=SIDE).images[0]
+    assert np.abs(np.asarray(picture, int) - np.asarray(expected, int)).max() <= 1
+
+
+def test_the_command_writes_a_recipe_that_trains(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from wordbrush.cli.app import make_app
+
+    arguments = ["finetune", "lora", str(pictures), "-m", str(tiny_v_folder), "-o", str(tmp_path / "zorb"),
+                 "--trigger", "zorb", "--steps", "2", "--batch", "1", "--size", str(SIDE), "--class-pictures", "0",
+                 "--precision", "float32", "--device", "cpu"]  # fmt: skip
+    result = CliRunner().invoke(make_app(), arguments)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "zorb" / "zorb.safetensors").exists()
+    recipe = read_recipe(tmp_path / "zorb" / "recipe.yaml")
+    assert isinstance(recipe, Recipe)
+    assert recipe.train.data.caption == "a picture of zorb"  # type: ignore[union-attr]
+    again = CliRunner().invoke(make_app(), [*arguments, "--seed", "5"])
+    assert again.exit_code == 2
+    assert yaml.safe_load((tmp_path / "zorb" / "recipe.yaml").read_text()).get("seed", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lora"], "caption"),
+        (["dreambooth", "--trigger", "zorb", "--class-pictures", "0"], "class-prompt"),
+        (["inversion", "--word", "<zorb>", "--caption", "a fox"], "does not hold"),
+    ],
+)
+def test_the_command_refuses_in_words(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    from typer.testing import CliRunner
+
+    from wordbrush.cli.app import make_app
+
+    way, *more = arguments
+    given = ["finetune", way, str(pictures), "-m", str(tiny_v_folder), "-o", str(tmp_path / "zorb"), *more]
+    result = CliRunner().invoke(make_app(), given)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+
+
+def test_a_run_that_goes_on_ends_with_the_same_bits(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(
+        tiny_v_folder, pictures, task="lora", adapter={"rank": 2, "dropout": 0.2}, text_encoder=True,
+        prior={"prompts": ["a car"], "pictures": 2, "steps": 2},
+    )  # fmt: skip
+    flat = recipe.optimiser.model_copy(update={"schedule": "constant"})
+    recipe = recipe.model_copy(update={"optimiser": flat, "steps": 4})
+    straight = run(recipe, tmp_path / "straight")
+    run(recipe.model_copy(update={"steps": 2}), tmp_path / "broken")
+    resumed = run(recipe, tmp_path / "broken")
+    first, second = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (straight, resumed))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert any(value.any() for name, value in first.items() if "lora_B" in name)
+
+
+def test_a_trained_model_and_a_lora_know_their_trigger(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    tuned = run(recipe_of(tiny_v_folder, pictures, task="full", trigger="zorb"), tmp_path / "full") / "model"
+    lora = run(recipe_of(tiny_v_folder, pictures, task="lora", trigger="zorb"), tmp_path / "lora") / "tiny.safetensors"
+    plain, model = (wordbrush.load(folder, dtype="float32") for folder in (tiny_v_folder, tuned))
+
+    def strange(pipe: wordbrush.Pipeline, **fields: Any) -> bool:
+        request = pipe.fill(wordbrush.GenerationRequest(prompt="a zorb", steps=1, **fields))
+        return any("never seen" in note for note in pipe.notes(request))
+
+    assert strange(plain)
+    assert not strange(model)
+    assert not strange(plain, loras=[{"name": str(lora), "unet": 1.0, "text": 1.0}])
