@@ -21,6 +21,7 @@ from wordbrush.pictures import picture_size
 from wordbrush.training.data_check import check_data
 from wordbrush.training.data_recipe import data_recipe
 from wordbrush.training.feed import Feed, read_skipped
+from wordbrush.training.open_data import open_dataset
 
 
 def picture(path: Path, width: int = 12, height: int = 8) -> Path:
@@ -171,9 +172,49 @@ def test_data_without_a_usable_picture_have_no_buckets(tmp_path: Path) -> None:
 def test_a_part_of_the_data_is_spread_over_all(tmp_path: Path, there: int, limit: int | None, read: int) -> None:
     for number in range(there):
         picture(tmp_path / f"{number:02}.png")
-    assert check_data(data_recipe({"kind": "folder", "path": tmp_path}), limit=limit).pictures == read
+    recipe = data_recipe({"kind": "folder", "path": tmp_path})
+    assert check_data(recipe, limit=limit).pictures == read
+    with pytest.raises(RequestError, match=r"data\.size is missing"):
+        check_data(recipe, multiple=8)
 
 
 def test_the_working_folder_is_no_new_folder() -> None:
     with pytest.raises(RequestError, match="written to a new folder"), new_folder(Path()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"caption": "x", "text": "class"}, "give text or caption, not both"),
+        ({"text": "txt", "column": "prompt"}, "column is of metadata"),
+        ({"caption": "x", "template": "a {}"}, "template is of classes"),
+        ({"captions": {"separator": "|"}}, "separator parts the tags"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        data_recipe({"kind": "folder", "path": "x", **values})
+
+
+def test_a_mix_comes_back_from_its_values() -> None:
+    mix = data_recipe({"kind": "mix", "size": 8, "parts": [{"kind": "folder", "path": "x"}]})
+    assert data_recipe(mix.model_dump(mode="json")) == mix
+
+
+@pytest.mark.parametrize("kind", ["folder", "idx", "cifar", "celeba"])
+def test_a_folder_that_is_not_there_is_called_that(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"there is no folder '.*none'"):
+        open_dataset(data_recipe({"kind": kind, "path": tmp_path / "none"}))
+
+
+def test_bad_pictures_of_a_mix_are_counted_apart(tmp_path: Path) -> None:
+    for part in ("x", "y"):
+        picture(tmp_path / part / "good.png").with_suffix(".txt").write_text("good")
+        (tmp_path / part / "bad.png").write_bytes(b"no picture")
+        (tmp_path / part / "bad.txt").write_text("bad")
+        picture(tmp_path / part / "mute.png")
+    parts = [{"kind": "folder", "path": tmp_path / part} for part in ("x", "y")]
+    found = check_data(data_recipe({"kind": "mix", "size": 8, "parts": parts}))
+    assert found.pictures == 2
+    assert set(found.bad) == {"0/bad.png", "0/mute.png", "1/bad.png", "1/mute.png"}

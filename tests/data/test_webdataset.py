@@ -157,9 +157,10 @@ def test_bad_members_are_named(tmp_path: Path) -> None:
         "1.png": png(1), "1.cls": b"9", "1.json": b"{", "2.png": png(2), "2.json": b'{"text": "x"}', "3.png": png(3),
         "3.txt": b"\xff",
     }  # fmt: skip
-    data = WebDataset([str(tar(tmp_path / "a.tar", members))], ShardRules(names=("a", "b")))
-    with pytest.raises(BadExample, match=r"member 1\.cls in shard 0 \(a\.tar\) says '9'; classes are from 0 to 1"):
-        data.label(0)
+    named = [str(tar(tmp_path / "b.tar", {"1.png": png(1), "1.cls": b"9"}))]
+    with pytest.raises(BadExample, match=r"member 1\.cls in shard 0 \(b\.tar\) says '9'; classes are from 0 to 1"):
+        WebDataset(named, ShardRules(names=("a", "b"))).label(0)
+    data = WebDataset([str(tar(tmp_path / "a.tar", members))])
     with pytest.raises(BadExample, match=r"1\.json in shard 0 \(a\.tar\) is not JSON"):
         data.caption(0)
     with pytest.raises(BadExample, match=r"2\.json in shard 0 \(a\.tar\) has no text as 'caption'; there is 'text'"):

@@ -80,15 +80,17 @@ def kills(folder: Path) -> dict[str, Any]:
                 file.flush()
                 time.sleep(0.003)
 
-    def run(where: str) -> None:
-        list(Trainer(of, Numbers(of, dropout=0.3), folder / where, log=lambda _: None).run())
+    def run(where: str, pause: float = 0.0) -> None:
+        trainer = Trainer(of, Numbers(of, dropout=0.3), folder / where, log=lambda _: None)
+        trainer.on_step = lambda step: time.sleep(pause)
+        list(trainer.run())
 
     assert ended(forked(lambda: run("straight"))) == 0
     torch.save = slowly
     rng, found = random.Random(0), {"random": 0, "writing": 0}
     partial = folder / "broken/checkpoint.partial"
     for number in range(10):
-        child = forked(lambda: run("broken"))
+        child = forked(lambda: run("broken", pause=0.03))  # so slow that no fast machine finishes before it is killed
         time.sleep(rng.uniform(0.02, 0.4))
         until = time.monotonic() + 2.0
         while number % 2 and not partial.exists() and time.monotonic() < until:

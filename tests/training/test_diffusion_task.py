@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
 import wordbrush
 from wordbrush.errors import ModelFileError, RequestError
@@ -163,8 +164,31 @@ def test_classes_by_name_and_number_and_what_is_none(tmp_path: Path) -> None:
     pipe("dog", blend_prompt="car", blend=0.5, seed=1)
     with pytest.raises(RequestError, match=r"'cat' is no class of this model; .*dog, car, apple.* 0 to 2"):
         pipe("cat")
+    with pytest.raises(RequestError, match="clip_skip=2 means nothing to a model without CLIP"):
+        pipe("car", clip_skip=2)
     alone = pipe("car", seed=6, guidance=3.0).images[0]
     assert pipe("car", seed=5, count=3, guidance=3.0).images[1].tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["class", "image embedding"])
+def test_a_lora_fits_networks_that_are_told_classes_or_vectors(kind: str, tmp_path: Path) -> None:
+    pipe = exported(task_of(tmp_path, **KINDS[kind]), tmp_path)
+    key = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
+    assert pipe.parts.unet is not None
+    layer = pipe.parts.unet.get_submodule(key)
+    assert isinstance(layer, torch.nn.Linear)
+    matrices = {"lora_A": torch.ones(2, layer.in_features), "lora_B": torch.ones(layer.out_features, 2)}
+    save_file({f"unet.{key}.{name}.weight": matrix for name, matrix in matrices.items()}, tmp_path / "x.safetensors")
+    plain = pipe("car", seed=1).images[0]
+    changed = pipe("car", seed=1, loras=[f"{tmp_path / 'x.safetensors'}"]).images[0]
+    assert plain.tobytes() != changed.tobytes()
+
+
+def test_what_of_a_recipe_does_nothing_is_said(tmp_path: Path) -> None:
+    task = task_of(tmp_path, validation=SCENES | {"split": "test"}, samples=[""])
+    assert [note.partition(",")[0] for note in task.notes] == [
+        "train.validation is never looked at", "train.samples are never painted"
+    ]  # fmt: skip
 
 
 def test_a_model_without_words_takes_none(tmp_path: Path) -> None:
@@ -254,6 +278,8 @@ def test_validation_is_by_level_and_does_not_move(tmp_path: Path) -> None:
         ({"vae": str(MODEL / "vae"), "data": SCENES | {"size": 60}}, "60 is not a multiple of 8"),
         ({"objective": {"delta": 1}}, "belong to loss"),
         ({"network": NETWORK | {"widths": 3}}, "train.network: .*widths"),
+        ({"network": NETWORK | {"num_class_embeds": 3}}, "num_class_embeds: with conditioning.kind: none nothing is"),
+        ({"scheduler": DDIM | {"rescale_betas_zero_snr": True}}, "give prediction_type: v_prediction or sample"),
     ],
 )  # fmt: skip
 def test_recipes_that_do_not_fit_are_refused(train: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wordbrush.formats.gpt2_folder import read_gpt2
 from wordbrush.formats.library import embedded_folder
 from wordbrush.request_fields import Expansion
 from wordbrush.training.recipe import Recipe, read_recipe
-from wordbrush.training.run import build_task, train
+from wordbrush.training.run import RunOptions, build_task, train
 from wordbrush.training.tasks.expander import ExpanderTask, continued_caption
 
 ROWS = range(8)
@@ -73,7 +73,7 @@ def test_half_of_what_follows_a_comma_comes_after_the_ground() -> None:
 
 def test_stopping_and_resuming_changes_nothing(recipe: Path, tmp_path: Path) -> None:
     train(recipe, tmp_path / "whole", log=lambda _: None)
-    train(recipe, tmp_path / "parts", until=0.0, log=lambda _: None)
+    train(recipe, tmp_path / "parts", RunOptions(until=0.0), log=lambda _: None)
     train(recipe, tmp_path / "parts", log=lambda _: None)
     ids = torch.arange(9)[None]
     whole, parts = (read_gpt2(tmp_path / name / "expander") for name in ("whole", "parts"))

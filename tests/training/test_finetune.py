@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,15 @@ from safetensors.torch import load_file
 import wordbrush
 from wordbrush.errors import RequestError
 from wordbrush.formats.textual_inversion import read_embedding
+from wordbrush.training.feed import Feed
 from wordbrush.training.finetune.captions import CaptionReader, Placeholder
+from wordbrush.training.finetune.export import notes_of
+from wordbrush.training.finetune.plan import Asked, plan
+from wordbrush.training.finetune.recipes import LoraRecipe
 from wordbrush.training.finetune.task import FinetuneTask
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import RunOptions, run_recipe
+from wordbrush.training.task import Stopped
 
 SIDE = 32
 QUIET: dict[str, Any] = {"log": lambda _: None}
@@ -175,6 +182,8 @@ def test_captions_are_read_as_prompts_are(tiny_pipe: wordbrush.Pipeline) -> None
         ({"task": "lora", "shift": 2.0}, "flows"),
         ({"task": "inversion", "placeholder": "fox"}, "knows"),
         ({"task": "inversion", "placeholder": "<zorb>"}, "does not hold the placeholder"),
+        ({"task": "inversion", "placeholder": "a/b"}, "the name of a file"),
+        ({"task": "inversion", "placeholder": "learned_embeds"}, "diffusers"),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -220,8 +229,10 @@ def test_the_command_writes_a_recipe_that_trains(tiny_v_folder: Path, pictures: 
     recipe = read_recipe(tmp_path / "zorb" / "recipe.yaml")
     assert isinstance(recipe, Recipe)
     assert recipe.train.data.caption == "a picture of zorb"  # type: ignore[union-attr]
-    again = CliRunner().invoke(make_app(), [*arguments, "--seed", "5"])
+    other = [*arguments, "--seed", "5", "--class-pictures", "2", "--class-prompt", "a car"]
+    again = CliRunner().invoke(make_app(), other)
     assert again.exit_code == 2
+    assert not (tmp_path / "zorb" / "class").exists()  # nothing is painted for a run that cannot go on
     assert yaml.safe_load((tmp_path / "zorb" / "recipe.yaml").read_text()).get("seed", 0) == 0
 
 
@@ -231,6 +242,7 @@ def test_the_command_writes_a_recipe_that_trains(tiny_v_folder: Path, pictures: 
         (["lora"], "caption"),
         (["dreambooth", "--trigger", "zorb", "--class-pictures", "0"], "class-prompt"),
         (["inversion", "--word", "<zorb>", "--caption", "a fox"], "does not hold"),
+        (["lora", "--trigger", "zorb", "--rate", "0"], "learning_rate"),
     ],
 )
 def test_the_command_refuses_in_words(
@@ -247,19 +259,79 @@ def test_the_command_refuses_in_words(
     assert words in " ".join(result.output.split())
 
 
-def test_a_run_that_goes_on_ends_with_the_same_bits(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(
-        tiny_v_folder, pictures, task="lora", adapter={"rank": 2, "dropout": 0.2}, text_encoder=True,
-        prior={"prompts": ["a car"], "pictures": 2, "steps": 2},
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("train", "file"),
+    [
+        ({"task": "lora", "adapter": {"rank": 2, "dropout": 0.2}, "text_encoder": True,
+          "prior": {"prompts": ["a car"], "pictures": 2, "steps": 2}}, "pytorch_lora_weights.safetensors"),
+        ({"task": "inversion", "placeholder": "<zorb>", "initial": "robot", "vectors": 2,
+          "data": {"caption": None, "text": "none"}}, "zorb.safetensors"),
+        ({"task": "full", "data": {"flip": 0.5}}, "model/unet/diffusion_pytorch_model.safetensors"),
+    ],
+    ids=["lora", "inversion", "full"],
+)  # fmt: skip
+def test_a_run_that_goes_on_ends_with_the_same_bits(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path, train: dict[str, Any], file: str
+) -> None:
+    recipe = recipe_of(tiny_v_folder, pictures, **train)
     flat = recipe.optimiser.model_copy(update={"schedule": "constant"})
     recipe = recipe.model_copy(update={"optimiser": flat, "steps": 4})
     straight = run(recipe, tmp_path / "straight")
-    run(recipe.model_copy(update={"steps": 2}), tmp_path / "broken")
-    resumed = run(recipe, tmp_path / "broken")
-    first, second = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (straight, resumed))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert any(value.any() for name, value in first.items() if "lora_B" in name)
+    half = run(recipe.model_copy(update={"steps": 2}), tmp_path / "broken")
+    first = load_file(half / file)
+    resumed, whole = (load_file(folder / file) for folder in (run(recipe, tmp_path / "broken"), straight))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert any(not torch.equal(value, first[name]) for name, value in whole.items())
+
+
+def test_class_pictures_stop_when_told_and_go_on_with_the_same_bits(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    prior = {"prompts": ["three cats", "a car"], "pictures": 4, "steps": 2}
+    recipe = recipe_of(tiny_v_folder, pictures, task="lora", prior=prior)
+    stop, said = threading.Event(), list[str]()
+    stop.set()
+    with pytest.raises(Stopped):
+        FinetuneTask(recipe, recipe.train, tmp_path / "run", stop=stop, log=said.append)  # type: ignore[arg-type]
+    assert said == [f"painting 4 of 4 class pictures into {tmp_path / 'run' / 'class'}, once"]
+    assert not list((tmp_path / "run" / "class").glob("*.png"))
+    first = run_recipe(recipe, tmp_path / "run", RunOptions(device="cpu"), stop=stop, **QUIET)
+    assert not (first / "checkpoint.pt").exists()  # stopped without a word of complaint
+    straight, broken = (tmp_path / name / "class" for name in ("run", "broken"))
+    task_of(recipe, straight.parent)
+    shutil.copytree(straight, broken)
+    for path in [*broken.glob("0001.*"), *broken.glob("0002.txt")]:  # a kill between the two files of one
+        path.unlink()
+    task_of(recipe, broken.parent)
+    for path in straight.glob("*.png"):
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(broken / path.name)))
+
+
+def test_captions_that_are_cut_are_counted(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    for number, caption in enumerate(("a fox", "a fox on a red background " * 30, "a cat")):
+        (pictures / f"{number}.txt").write_text(caption)
+    task = task_of(recipe_of(tiny_v_folder, pictures, task="lora", data={"caption": None}), tmp_path / "run")
+    (note,) = task.notes
+    assert note.startswith("1 of 3 captions are longer than the ")
+    assert task_of(recipe_of(tiny_v_folder, pictures, task="lora"), tmp_path / "run").notes == []
+
+
+def test_a_trigger_is_put_before_captions_that_lack_it(tiny_v_folder: Path, pictures: Path) -> None:
+    for number, caption in enumerate(("a fox", "", "a Zorb")):
+        (pictures / f"{number}.txt").write_text(caption)
+    asked = Asked(pictures=pictures, name="zorb", model=str(tiny_v_folder), trigger="zorb", size=SIDE)
+    train = plan("lora", asked, {}).train
+    assert isinstance(train, LoraRecipe)
+    feed = Feed(train.data, 0, 3)
+    assert sorted(feed.rows(0, range(3)).captions) == ["a Zorb", "zorb", "zorb, a fox"]
+
+
+def test_buckets_of_the_embedded_model_are_sizes_that_it_takes(pictures: Path, tmp_path: Path) -> None:
+    recipe = plan("lora", Asked(pictures=pictures, name="zorb", caption="a zorb", buckets=True, class_pictures=0), {})
+    task = task_of(recipe, tmp_path)
+    assert len(task.feeds[""].sizes) > 10
+    assert task.usual_size == (128, 128)
+    assert notes_of(task).resolution == (128, 128)
 
 
 def test_a_trained_model_and_a_lora_know_their_trigger(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_finished_run_is_exported_with_another_average(tmp_path: Path) -> None
 
 def test_an_average_that_was_not_kept_is_refused(tmp_path: Path) -> None:
     run_recipe(recipe(), tmp_path, log=lambda _: None)
-    with pytest.raises(RequestError, match="holds no power-function averages"):
+    with pytest.raises(RequestError, match="keeps no power-function averages"):
         run_recipe(recipe(), tmp_path, RunOptions(ema_length=0.1), log=lambda _: None)
 
 

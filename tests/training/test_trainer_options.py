@@ -121,7 +121,7 @@ def test_rates_fall_in_a_line_or_not_at_all() -> None:
     constant = Optimiser(learning_rate=1.0, warmup=10, schedule="constant")
     assert [learning_rate(step, 100, constant) for step in (4, 10, 100)] == pytest.approx([0.5, 1, 1])
     with pytest.raises(ValidationError, match="a constant rate does not fall: leave out decay and final"):
-        Optimiser(schedule="constant", decay=0.5, final=0.1)
+        Optimiser(schedule="constant", decay=0.5, final=0.2)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,6 @@ def test_a_run_with_dropout_validation_and_micro_batches_resumes_exactly(tmp_pat
     of = recipe(accumulate=2, validate_every=3, ema_lengths=(0.1,), ema_snapshots=6)
     straight = trainer(tmp_path / "straight", of, dropout=0.4)
     list(straight.run())
-    state = torch.default_generator.get_state()
     for _ in trainer(tmp_path / "broken", of, dropout=0.4).run():
         break  # at step 3, after none was saved but before 4 is
     broken = trainer(tmp_path / "broken", recipe(accumulate=2, ema_lengths=(0.1,), ema_snapshots=6), dropout=0.4)
@@ -158,6 +157,8 @@ def test_a_run_with_dropout_validation_and_micro_batches_resumes_exactly(tmp_pat
             break
     again = trainer(tmp_path / "broken", of, dropout=0.4)
     assert again.step == 8
+    torch.default_generator.manual_seed(99)
+    state = torch.default_generator.get_state()
     list(again.run())
     assert torch.equal(torch.default_generator.get_state(), state)  # as it was before the run
     for key, value in weights(straight).items():

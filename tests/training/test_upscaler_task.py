@@ -14,7 +14,7 @@ from wordbrush.data.scenes import enlarged, render, sample_scene
 from wordbrush.evaluation.upscaling import held_out_picture
 from wordbrush.formats.upscalers import read_upscaler
 from wordbrush.training.recipe import Recipe
-from wordbrush.training.run import train
+from wordbrush.training.run import RunOptions, train
 from wordbrush.training.tasks.recipes import UpscalerRecipe
 from wordbrush.training.tasks.upscaler import UpscalerTask, pairs_of_scene, reduced
 
@@ -75,7 +75,7 @@ def test_the_loss_is_the_mean_difference() -> None:
 def test_a_run_ends_with_a_folder_that_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(recipe().model_dump(mode="json")))
-    train(path, tmp_path / "run", device="cpu", log=lambda _: None)
+    train(path, tmp_path / "run", RunOptions(device="cpu"), log=lambda _: None)
     network = read_upscaler(tmp_path / "run" / "upscaler")
     assert network.config.scale == 2
     assert next(network.parameters()).dtype == torch.float16

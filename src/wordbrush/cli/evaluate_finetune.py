@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from wordbrush.pipeline import Pipeline
 
 EXAMPLE = 'Example: wordbrush evaluate finetune runs/zorb zorb-test --prompt "a zorb on a red background"'
-_NOT_LORAS = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")  # the second form of each result
+_NOT_LORAS = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors", "learned_embeds_2.safetensors")
+"""The second forms of results."""
 
 
 def finetune(

@@ -33,9 +33,10 @@ class ClassConditioner:
         """One row a text: context (B, 1, D) of zeros, pooled (B, num_class_embeds), 1 at the class and else 0.
 
         Raises:
-            RequestError: a text is no class of the model.
+            RequestError: a text is no class of the model, or layers of CLIP are to be skipped.
         """
-        del options, length
+        _refuse_layers(options)
+        del length
         like = self.unet.conv_in.weight
         pooled = torch.zeros(len(texts), len(self.labels) + 1, device=like.device, dtype=like.dtype)
         for row, text in enumerate(texts):
@@ -86,7 +87,8 @@ class NoConditioner:
 
     def encode(self, texts: Sequence[str], options: TextOptions = PLAIN, *, length: int | None = None) -> Conditioning:
         """One row a text: context (B, 1, D) of zeros. Raises `RequestError` where a text is not empty."""
-        del options, length
+        _refuse_layers(options)
+        del length
         for text in texts:
             self._refuse(text)
         return Conditioning(context=empty_context(self.unet, len(texts)))
@@ -114,6 +116,11 @@ class NoConditioner:
     def _refuse(self, text: str) -> None:
         if text.strip():
             raise RequestError(f"this model was trained without words and paints without a prompt; leave out {text!r}")
+
+
+def _refuse_layers(options: TextOptions) -> None:
+    if options.clip_skip not in (None, 1):
+        raise RequestError(f"clip_skip={options.clip_skip} means nothing to a model without CLIP; leave it out")
 
 
 def empty_context(unet: UNet, rows: int) -> Tensor:

@@ -79,6 +79,8 @@ class CelebADataset(FileDataset):
         self.captions = captions or FaceCaptions()
         self.bad: list[tuple[str, str]] = []
         self.pictures = folder / "img_align_celeba"
+        if not folder.is_dir():
+            raise RequestError(f"there is no folder {str(folder)!r} of CelebA's files")
         if not self.pictures.is_dir():
             raise RequestError(f"{str(folder)!r} is not CelebA: it has no folder img_align_celeba of pictures")
         nested = self.pictures / "img_align_celeba"  # as one popular archive unpacks
@@ -129,7 +131,7 @@ def _lines(file: Path) -> list[str]:
 def _attributes(file: Path) -> tuple[list[str], list[str], np.ndarray]:
     """Names of the attributes, of the pictures, and (pictures, attributes) of whether they have them."""
     lines = [line for line in _lines(file) if line.strip()]
-    if len(lines) < 2 or not lines[0].strip().isdigit():
+    if len(lines) < 2 or not lines[0].strip().isdecimal():
         raise RequestError(f"{str(file)!r} does not begin with a number of pictures and the attributes' names")
     attributes = lines[1].split()
     unknown = [name for name in attributes if name not in PHRASES]

@@ -36,6 +36,8 @@ def open_cifar(
     Raises:
         RequestError: the folder is none of these, or a file in it is missing, damaged, or would run code.
     """
+    if not folder.is_dir():
+        raise RequestError(f"there is no folder {str(folder)!r} of CIFAR's files")
     hundred = (folder / "meta").is_file() or (folder / "fine_label_names.txt").is_file()
     binary = any((folder / name).is_file() for name in ("batches.meta.txt", "test_batch.bin", "train.bin", "test.bin"))
     if not hundred and not binary and not (folder / "batches.meta").is_file():

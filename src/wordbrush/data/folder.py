@@ -98,8 +98,8 @@ class FolderDataset(FileDataset):
         if tops <= _SPLITS and (len(tops) > 1 or nested):
             first = min(tops, key=lambda name: (not name.startswith("train"), name))
             raise RequestError(
-                f"the folder {str(self.folder)!r} has parts of a data set ({', '.join(sorted(tops))}); name one of them, "
-                f"such as {str(self.folder / first)!r}, or make a mix of them"
+                f"the folder {str(self.folder)!r} has parts of a data set ({', '.join(sorted(tops))}); name one of "
+                f"them, such as {str(self.folder / first)!r}, or make a mix of them"
             )
 
     def _entries(self, paths: list[Path], metadata: list[Path]) -> list[_Entry]:
@@ -180,7 +180,9 @@ class FolderDataset(FileDataset):
 def _files(folder: Path) -> Iterator[Path]:
     """All files that are not hidden, also behind links, but for links to a folder that they lie in."""
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name), folder)]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name), folder)
+        ]
         yield from (Path(root, name) for name in names if not name.startswith("."))
 
 

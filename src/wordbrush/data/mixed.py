@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from wordbrush.data.dataset import Dataset
+from wordbrush.data.dataset import BadExample, Dataset
 from wordbrush.errors import RequestError
+
+_Found = TypeVar("_Found")
 
 
 class MixedDataset(Dataset):
     """The examples of each part one after another, those of a part as often as it is repeated."""
 
     def __init__(self, parts: Sequence[Dataset], repeats: Sequence[int]) -> None:
-        """Raises RequestError: some parts have classes and others other ones or none."""
+        """Where a part has no classes, the mix has none. Raises RequestError: parts have different classes."""
         self.parts = list(parts)
         self.lengths = [len(part) * times for part, times in zip(parts, repeats, strict=True)]
         self.starts = np.cumsum([0, *self.lengths])
-        self.bad = [entry for part in parts for entry in part.bad]
+        self.bad = [(f"{number}/{key}", why) for number, part in enumerate(parts) for key, why in part.bad]
         kinds = {part.labels for part in parts}
-        if len(kinds) > 1 and None not in kinds:
+        if len(kinds - {None}) > 1:
             raise RequestError("the parts of the mix have different classes; give them the same, or none")
         self.labels = kinds.pop() if len(kinds) == 1 else None
         sizes = {part.common_size for part in parts}
@@ -35,30 +38,33 @@ class MixedDataset(Dataset):
         return self._common
 
     def image(self, index: int) -> np.ndarray:
-        part, place = self._place(index)
-        return part.image(place)
+        return self._of_part(index, lambda part, place: part.image(place))
 
     def caption(self, index: int, draw: random.Random | None = None) -> str:
-        part, place = self._place(index)
-        return part.caption(place, draw)
+        return self._of_part(index, lambda part, place: part.caption(place, draw))
 
     def label(self, index: int) -> int | None:
-        part, place = self._place(index)
-        return None if self.labels is None else part.label(place)
+        return None if self.labels is None else self._of_part(index, lambda part, place: part.label(place))
 
     def key(self, index: int) -> str:
-        number = int(np.searchsorted(self.starts, index, "right")) - 1
-        return f"{number}/{self.parts[number].key(self._place(index)[1])}"
+        number, place = self._place(index)
+        return f"{number}/{self.parts[number].key(place)}"
 
     def digest(self, index: int) -> str:
-        part, place = self._place(index)
-        return part.digest(place)
+        return self._of_part(index, lambda part, place: part.digest(place))
 
     def size(self, index: int) -> tuple[int, int]:
-        part, place = self._place(index)
-        return part.size(place)
+        return self._of_part(index, lambda part, place: part.size(place))
 
-    def _place(self, index: int) -> tuple[Dataset, int]:
+    def _of_part(self, index: int, use: Callable[[Dataset, int], _Found]) -> _Found:
+        """What a part says of its example; a bad one is named as `key` names it, since parts may use a name twice."""
+        number, place = self._place(index)
+        try:
+            return use(self.parts[number], place)
+        except BadExample as error:
+            raise BadExample(f"{number}/{error.key}", str(error)) from error
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of a part, and of the example in it."""
         number = int(np.searchsorted(self.starts, index, "right")) - 1
-        part = self.parts[number]
-        return part, int(index - self.starts[number]) % len(part)
+        return number, int(index - self.starts[number]) % len(self.parts[number])

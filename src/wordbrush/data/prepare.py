@@ -73,12 +73,15 @@ class CaptionRules:
     separator: str = ","
     before: str = ""
     after: str = ""
+    trigger: str = ""
 
     def applied(self, caption: str, draw: random.Random) -> str:
         """The caption as it is trained on. It takes the same draws whatever it says, but for its tags."""
         dropped = draw.random() < self.drop
         if self.shuffle or self.drop_tags:
             caption = self._tags(caption, draw)
+        if self.trigger and self.trigger.lower() not in caption.lower():
+            caption = f"{self.trigger}, {caption}" if caption else self.trigger
         return "" if dropped else f"{self.before}{caption}{self.after}"
 
     def _tags(self, caption: str, draw: random.Random) -> str:

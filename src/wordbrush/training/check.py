@@ -156,6 +156,7 @@ def _try_out(recipe: Recipe, folder: Path, report: CheckReport, *, device: str, 
         task = named_task(tried, folder, world, made)
         if report.problems:
             return
+        report.notes += task.notes
         report.parameters = parameters(task)
         feeds = _feeds(task)
         epoch = max((feed.epoch_steps for feed in feeds), default=None) if _ends(recipe) else None

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
 from wordbrush.training.recipe import Recipe
 from wordbrush.training.sharding import fill
+
+# What a task's table says of looking on and of the finished model, which decides no weights.
+_BESIDE = frozenset({"samples", "validation", "validation_rows", "cache", "defaults"})
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
@@ -61,11 +62,34 @@ def fill_module(module: nn.Module, saved: Mapping[str, Tensor], path: Path) -> N
 def _changed(recipe: Recipe, made_by: Mapping[str, Any]) -> list[str]:
     """The keys of the recipe whose values are not those of the checkpoint; what it did not know yet had none."""
     own, before = identity(recipe), {"ema_lengths": []} | dict(made_by)
-    with suppress(ValidationError):
-        before["train"] = type(recipe.train).model_validate(before["train"]).model_dump(mode="json")
     now, then = own.pop("train"), before.pop("train")
+    said = recipe.train.model_dump(mode="json", exclude_defaults=True)
     found = [key for key, value in own.items() if before.get(key) != value]
-    return found + [f"train.{key}" for key, value in now.items() if then.get(key) != value]
+    return found + [
+        f"train.{key}"
+        for key in now
+        if key not in _BESIDE and not _same({key: now[key]}, said, {k: v for k, v in then.items() if k == key})
+    ]
+
+
+def _same(now: Mapping[str, Any], said: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+    """Whether a table's values are those of the checkpoint; one that it did not know has to be the default.
+
+    `said`: the values of `now` that are not the defaults.
+    """
+    if not then.keys() <= now.keys():
+        return False
+    for key, value in now.items():
+        if key not in then:
+            if key in said:
+                return False
+        elif isinstance(value, dict) and isinstance(then[key], dict):
+            inner = said.get(key)
+            if not _same(value, inner if isinstance(inner, dict) else {}, then[key]):
+                return False
+        elif value != then[key]:
+            return False
+    return True
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

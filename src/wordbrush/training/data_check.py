@@ -92,11 +92,11 @@ def check_data(
         advance: called after each picture, with how many there are.
 
     Raises:
-        RequestError: the data as a whole cannot be opened.
+        RequestError: the data as a whole cannot be opened, or are not cut to a size that could be a multiple.
     """
     dataset = open_dataset(recipe, skip_bad=True)
     sizes: list[Size] = []
-    if recipe.size or recipe.buckets or dataset.common_size:
+    if recipe.size or recipe.buckets or dataset.common_size or multiple > 1:
         sizes = feed_sizes(recipe, dataset, multiple)
     report = DataReport(bad=dict(dataset.bad), examples=len(dataset))
     count = len(dataset)

@@ -40,11 +40,14 @@ class Captions(Strict):
     separator: str = Field(",", min_length=1)
     before: str = Field("", description="put before every caption that is not emptied")
     after: str = Field("", description="put after it")
+    trigger: str = Field("", description="a word put before captions that lack it, and the whole of empty ones")
 
     @model_validator(mode="after")
     def _tags_are_asked_for(self) -> Self:
         if self.keep and not (self.shuffle or self.drop_tags):
             raise ValueError("keep says which tags stay; without shuffle or drop_tags all do")
+        if self.separator != "," and not (self.shuffle or self.drop_tags):
+            raise ValueError("separator parts the tags that shuffle or drop_tags change; give one of these")
         return self
 
 
@@ -109,6 +112,16 @@ class FolderData(Prepared):
     column: str = Field("text", description="the captions' name in metadata.jsonl or .csv")
     template: str = Field("{}", description="the caption of a class: {} is its name")
     caption: str | None = Field(None, description="one caption for every picture, in place of any that there are")
+
+    @model_validator(mode="after")
+    def _texts_are_used(self) -> Self:
+        if self.caption is not None and self.text != "auto":
+            raise ValueError("give text or caption, not both: a caption stands in place of all others")
+        if self.column != "text" and (self.caption is not None or self.text not in ("auto", "metadata")):
+            raise ValueError("column is of metadata, of which no captions are taken here")
+        if self.template != "{}" and (self.caption is not None or self.text not in ("auto", "class")):
+            raise ValueError("template is of classes, of which no captions are made here")
+        return self
 
 
 class WebDatasetData(Prepared):
@@ -184,7 +197,8 @@ class MixData(Prepared):
         if self.repeats and len(self.repeats) != len(self.parts):
             raise ValueError(f"{len(self.repeats)} repeats for {len(self.parts)} parts; give one for each")
         for number, part in enumerate(self.parts):
-            prepared = part.model_fields_set & set(Prepared.model_fields)
+            usual = Prepared.model_validate({})  # compared by value: a recipe read back from a checkpoint says them all
+            prepared = [name for name in Prepared.model_fields if getattr(part, name) != getattr(usual, name)]
             if prepared:
                 raise ValueError(f"parts.{number} has {', '.join(sorted(prepared))}: say that of the whole mix")
             if isinstance(part, ScenesData) and part.count is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from wordbrush.errors import RequestError
+from wordbrush.errors import RequestError, WordbrushError
 from wordbrush.runtime.policy import Runtime
 from wordbrush.training.rendezvous import join
 from wordbrush.training.sharding import shard
-from wordbrush.training.task import Task
+from wordbrush.training.task import Stopped, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -148,15 +148,32 @@ class World:
             self.accelerator.wait_for_everyone()
 
     def end_trackers(self) -> None:
-        """Has them write what they hold."""
+        """Has them write what they hold, after a failure: what fails now does not hide it."""
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            with suppress(Exception):
+                tracker.finish()
 
     def close(self) -> None:
         """Ends the trackers, and this process' part in the others' work."""
         self.accelerator.end_training()
         if self.size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def by_the_main_one(work: Callable[[], None]) -> None:
+    """The main process does what leaves files for all; the others wait for it, and fail as it does."""
+    if not torch.distributed.is_initialized():
+        work()
+        return
+    outcome: list[Exception | None] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            work()
+        except (WordbrushError, Stopped) as error:  # after any other this process dies, and torchrun ends them all
+            outcome = [error]
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[0] is not None:
+        raise outcome[0]
 
 
 def leads() -> bool:

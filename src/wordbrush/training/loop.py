@@ -202,9 +202,8 @@ class Trainer:
     def _seed(self, row: int) -> None:
         """Dropout and its like draw from torch's own generators: this gives them a step's and a micro-batch's seed."""
         mixed = ((self.recipe.seed * 1_000_003 + self.step) * 1_000_033 + row) % 2**63
-        torch.default_generator.manual_seed(mixed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index or 0].manual_seed(mixed)
+        for generator in _generators(self.device):
+            generator.manual_seed(mixed)
 
     def _clip(self) -> Tensor:
         """The norm of the whole gradient, which is then no longer than the recipe's limit."""
@@ -239,6 +238,8 @@ class Trainer:
         Raises WorkFailed when the loss is no number, a file cannot be written or another process has ended.
         """
         started = time.monotonic()
+        generators = _generators(self.device)
+        states = [generator.get_state() for generator in generators]
         alone = self.world.size == 1
         means = _Means(self.world)
         loader = Loader(
@@ -275,6 +276,8 @@ class Trainer:
             ) from error
         finally:  # who asks to stop does not wait for data that nobody will train on
             loader.close(wait=stop is None or not stop.is_set())
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
     def _due(self, means: _Means) -> Iterator[Report]:
         """What is to be written and said after this step."""
@@ -285,6 +288,8 @@ class Trainer:
         figures = means.take() if step % recipe.log_every == 0 or end else {}
         validated = recipe.validate_every and (step % recipe.validate_every == 0 or end)
         sampled = recipe.sample_every and (step % recipe.sample_every == 0 or end)
+        if validated or sampled:
+            self._check()  # nothing is painted with weights that are no numbers
         validation = self._with_averages(self.task.validate) if validated else {}
         samples = self._with_averages(self.task.samples) if sampled else []
         if figures or validation or samples:
@@ -332,6 +337,24 @@ class _Means:
         keys = [*self.counts, "wait"]
         self._clear()
         return dict(zip(keys, means, strict=True))
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """Torch's own, from which dropout and its like draw."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    return [torch.default_generator, torch.cuda.default_generators[device.index or 0]]
+
+
+def check_possible(recipe: Recipe, folder: Path, world: World) -> None:
+    """As `Trainer` does, before a task begins with work that takes long: can these processes do it, and in this folder?
+
+    Raises RequestError, ModelFileError.
+    """
+    world.share(recipe.batch, recipe.accumulate)
+    _check(recipe, world.device, recipe.parallel == "fsdp2" and world.size > 1)
+    if (folder / "checkpoint.pt").exists():
+        read_checkpoint(folder / "checkpoint.pt", recipe)
 
 
 def _check(recipe: Recipe, device: torch.device, sharded: bool) -> None:

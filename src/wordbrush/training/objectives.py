@@ -48,7 +48,7 @@ class Times(Strict):
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:
-        idle = {"mean", "std", "uniform_part"} & self.model_fields_set
+        idle = {"mean", "std", "uniform_part"} & self.said()
         if self.kind == "uniform" and idle:
             raise ValueError(f"times.{min(idle)} has a meaning for kind: logit_normal only; uniform times have none")
         return self
@@ -79,7 +79,7 @@ class Objective(Strict):
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:
-        given = self.model_fields_set
+        given = self.said()
         if self.weighting == "constant" and "gamma" in given and self.gamma is not None:
             raise ValueError("gamma has a meaning for weighting: min_snr or p2 only; constant weights have none")
         if self.weighting != "p2" and "p2_k" in given:

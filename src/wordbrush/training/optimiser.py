@@ -105,7 +105,7 @@ class OptimiserPair:
         """Takes in a state of whole tensors; sharded parameters get their parts of it."""
         self.adamw.load_state_dict(_parted(state["adamw"], self.adamw))
         if self.muon is not None:
-            self.muon.load_state_dict(state["muon"])
+            self.muon.load_state_dict(state["muon"] | {"param_groups": _groups(state["muon"], self.muon)})
 
 
 def _adamw(groups: list[dict[str, Any]], recipe: Optimiser) -> torch.optim.Optimizer:
@@ -132,11 +132,19 @@ def _muon(rates: list[float], matrices: list[nn.Parameter], factors: list[float]
     return Muon(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
+def _groups(state: Mapping[str, Any], optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The saved groups' parameters, with the rates, betas and decays of the recipe, which a run may change."""
+    return [
+        own | {"params": saved["params"]}
+        for own, saved in zip(optimiser.param_groups, state["param_groups"], strict=True)
+    ]
+
+
 def _parted(state: Mapping[str, Any], optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """A whole optimiser state with what belongs to sharded parameters sharded as they are."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     return {
-        "param_groups": state["param_groups"],
+        "param_groups": _groups(state, optimiser),
         "state": {
             number: {
                 key: parted(value, parameters[number])

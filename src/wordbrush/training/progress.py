@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from PIL import Image
 
+from wordbrush.errors import WorkFailed
 from wordbrush.metadata import write_whole
 from wordbrush.sheets import contact_sheet
 from wordbrush.training.distributed import World
@@ -45,14 +46,19 @@ class Curve:
         write_whole(path, text.getvalue().encode())
 
     def add(self, row: Mapping[str, object]) -> None:
-        """Appends a row; the first one gives the columns their names."""
+        """Appends a row; the first one gives the columns their names. Raises WorkFailed when it cannot."""
         new = not self.columns
         self.columns = self.columns or list(row)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n", extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.columns, lineterminator="\n", extrasaction="ignore")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise WorkFailed(
+                f"{self.path} could not be written ({error.strerror}); the last checkpoint is kept"
+            ) from error
 
 
 class Journal:

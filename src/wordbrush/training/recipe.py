@@ -38,7 +38,7 @@ class Optimiser(Strict):
         "cosine", description="how the rate falls; constant: not at all, and `decay` and `final` may not be given"
     )
     learning_rate: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(200, ge=0, description="steps")
     decay: float = Field(1.0, gt=0, le=1, description="part of the run, at its end, over which the rate falls")
@@ -47,7 +47,7 @@ class Optimiser(Strict):
 
     @model_validator(mode="after")
     def _constant_does_not_fall(self) -> Self:
-        idle = sorted({"decay", "final"} & self.model_fields_set)
+        idle = sorted({"decay", "final"} & self.said())
         if self.schedule == "constant" and idle:
             raise ValueError(f"a constant rate does not fall: leave out {' and '.join(idle)}")
         return self
@@ -105,6 +105,12 @@ class Recipe(Strict):
     result: dict[str, Any] = Field(
         default_factory=dict, description="what a finished run gave: time, hardware, figures; not read"
     )
+
+    @model_validator(mode="after")
+    def _snapshots_are_of_something(self) -> Self:
+        if "ema_snapshots" in self.said() and not self.ema_lengths:
+            raise ValueError("ema_snapshots are of power-function averages; give ema_lengths too, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _window_holds_a_batch(self) -> Self:

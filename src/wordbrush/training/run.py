@@ -13,12 +13,13 @@ import torch
 from wordbrush.errors import RequestError, WordbrushError
 from wordbrush.training.data_recipe import skipping
 from wordbrush.training.distributed import World
+from wordbrush.training.ema import gamma_of
 from wordbrush.training.feed import SKIPPED, read_skipped
 from wordbrush.training.finetune.recipes import DreamBoothRecipe, FullRecipe, InversionRecipe, LoraRecipe
-from wordbrush.training.loop import Trainer
+from wordbrush.training.loop import Trainer, check_possible
 from wordbrush.training.progress import Journal
 from wordbrush.training.recipe import BuildRecipe, Recipe, read_recipe
-from wordbrush.training.task import Task
+from wordbrush.training.task import Stopped, Task
 from wordbrush.training.tasks.diffusion_recipe import DiffusionRecipe
 from wordbrush.training.tasks.recipes import (
     AssembleRecipe,
@@ -32,10 +33,19 @@ from wordbrush.training.tasks.recipes import (
 )
 
 
-def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None, *, workers: int = 0) -> Task:
+def build_task(
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device | None = None,
+    *,
+    workers: int = 0,
+    stop: threading.Event | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Task:
     """The task of a recipe, its networks freshly initialised.
 
     `folder` is where it may keep what it computes once; `workers` processes draw its data, where a task can use them.
+    What takes long before the first step is told to `log`; it raises Stopped once `stop` is set.
     """
     match recipe.train:
         case VAERecipe() as train:
@@ -69,7 +79,7 @@ def build_task(recipe: Recipe, folder: Path, device: torch.device | None = None,
         case LoraRecipe() | DreamBoothRecipe() | InversionRecipe() | FullRecipe() as train:
             from wordbrush.training.finetune.task import FinetuneTask
 
-            return FinetuneTask(recipe, train, folder, device)
+            return FinetuneTask(recipe, train, folder, device, stop=stop, log=log)
 
 
 def build(recipe: BuildRecipe, folder: Path) -> Path:
@@ -140,6 +150,13 @@ def run_recipe(
         WorkFailed: the loss is no longer a number, a file could not be written, or another process died.
     """
     options = options or RunOptions()
+    if options.ema_length is not None:
+        gamma_of(options.ema_length)  # before hours of training: is there such an average?
+        if not recipe.ema_lengths:
+            raise RequestError(
+                f"--ema-length: the recipe {recipe.name} keeps no power-function averages; give it "
+                "`ema_lengths: [0.05, 0.1]` and train anew"
+            )
     if options.skip_bad:
         recipe = recipe.model_copy(update={"train": skipping(recipe.train)})
     world = World(options.device, trackers=recipe.trackers, logs=folder / "logs")
@@ -162,7 +179,13 @@ def _run(
     log: Callable[[str], None],
 ) -> None:
     workers = spare_workers(world) if options.workers is None else options.workers
-    task = named_task(recipe, folder, world, workers)
+    check_possible(recipe, folder, world)
+    try:
+        task = named_task(recipe, folder, world, workers, stop=stop, log=log)
+    except Stopped:
+        return
+    for note in task.notes:
+        log(f"note: {note}")
     try:
         trainer = Trainer(recipe, task, folder, world=world, workers=workers, compiled=options.compiled, log=log)
         if world.main:
@@ -178,7 +201,9 @@ def _run(
         if skipped:
             where = folder / SKIPPED
             trainer.log(f"pictures passed over because they cannot be used: {len(skipped)}; {where} lists them")
-        if options.ema_length is not None:
+        if options.ema_length is not None and not trainer.snapshots.steps():
+            log(f"stopped at step {trainer.step}, before power-function averages were kept: the plain one is exported")
+        elif options.ema_length is not None:
             averaged = trainer.snapshots.average(options.ema_length, averaged)
         task.export(folder, averaged)
 
@@ -196,14 +221,22 @@ def spare_workers(world: World) -> int:
     return max(1, ((os.cpu_count() or 1) - 2) // world.local_size) if world.device.type == "cuda" else 0
 
 
-def named_task(recipe: Recipe, folder: Path, world: World, workers: int) -> Task:
+def named_task(
+    recipe: Recipe,
+    folder: Path,
+    world: World,
+    workers: int,
+    *,
+    stop: threading.Event | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Task:
     """As `build_task`, and says what of the recipe is wrong.
 
     Raises:
         RequestError: a folder that it names is missing, or there is no such network.
     """
     try:
-        return build_task(recipe, folder, world.device, workers=workers)
+        return build_task(recipe, folder, world.device, workers=workers, stop=stop, log=log)
     except FileNotFoundError as error:
         missing = error.filename or str(error).partition(": ")[2]  # safetensors says it in words alone
         raise RequestError(f"{missing} does not exist; run the recipe that makes it first") from error

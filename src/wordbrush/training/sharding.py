@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from wordbrush.networks.unet_blocks import TransformerLayer
 from wordbrush.training.recompute import blocks
 
 
@@ -18,6 +19,11 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()  # channels last cannot be sharded
     mesh = init_device_mesh(device.type, (processes,))
+    for layer in model.modules():
+        if isinstance(layer, TransformerLayer):  # a U-Net asks them for keys and values ahead of their blocks' forward
+            for projection in (layer.attn2.to_k, layer.attn2.to_v):
+                if projection.weight.requires_grad:
+                    fully_shard(projection, mesh=mesh)
     for block in blocks(model):
         if any(parameter.requires_grad for parameter in block.parameters()):
             fully_shard(block, mesh=mesh)

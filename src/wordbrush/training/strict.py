@@ -9,3 +9,12 @@ class Strict(BaseModel):
     """A table of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def said(self) -> set[str]:
+        """The keys whose values are not the defaults: what a whole dump says as well as the recipe it was made from."""
+        fields = type(self).model_fields
+        return {
+            key
+            for key in self.model_fields_set
+            if getattr(self, key) != fields[key].get_default(call_default_factory=True)
+        }

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]
 
 
+class Stopped(Exception):
+    """What is done before the first step was told to stop; what is done so far is kept, and the rest done next time."""
+
+
 class Task:
     """What is trained and on what.
 
@@ -25,6 +29,7 @@ class Task:
         frozen: moved to the device beside them, in evaluation mode, never trained nor checkpointed.
         rates: factors of the learning rate by module name; 1 where none is given.
         takes_turns: some steps leave some trained parameters out of the loss, as where two networks learn in turn.
+        notes: what whoever trains should know beforehand, one sentence each.
         source: makes the same data as `batch` in worker processes, if it can: it is pickled, so it holds no networks.
     """
 
@@ -32,6 +37,7 @@ class Task:
     frozen: dict[str, nn.Module]
     rates: dict[str, float]
     takes_turns: bool = False
+    notes: Sequence[str] = ()
     source: Callable[[int, range], Batch] | None = None
 
     def __init__(self) -> None:

@@ -23,9 +23,10 @@ _ARCHITECTURES = {
     "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
     "flux": "flux-1-dev",
 }
+_STABILITY = "https://github.com/Stability-AI/generative-models"  # kohya's word for all textual inversions too
 _IMPLEMENTATIONS = {
-    "sdxl": "https://github.com/Stability-AI/generative-models",
-    "sdxl-refiner": "https://github.com/Stability-AI/generative-models",
+    "sdxl": _STABILITY,
+    "sdxl-refiner": _STABILITY,
     "flux": "https://github.com/black-forest-labs/flux",
 }
 # The ModelSpec's words for what a network predicts.
@@ -117,10 +118,11 @@ def modelspec(notes: TrainingNotes, base: str | None, kind: str) -> dict[str, st
     date = None
     if notes.finished is not None:
         date = datetime.fromtimestamp(int(notes.finished), UTC).replace(tzinfo=None).isoformat()
+    implementation = _IMPLEMENTATIONS.get(base or "", _STABILITY if kind == "textual-inversion" else "diffusers")
     known = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{architecture}/{kind}",
-        "implementation": _IMPLEMENTATIONS.get(base or "", "diffusers"),
+        "implementation": implementation,
         "title": notes.title or notes.name,
         "resolution": None if notes.resolution is None else f"{notes.resolution[0]}x{notes.resolution[1]}",
         "prediction_type": _PREDICTIONS.get(notes.prediction),

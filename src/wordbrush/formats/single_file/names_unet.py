@@ -33,6 +33,10 @@ def unet_names(config: UNetConfig) -> Names:
     """Ours -> the original code's, for a U-Net of any shape."""
     resnets = {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
     others = {**_ENDS, "mid_block.attentions.0": "middle_block.1"}
+    if config.class_embed_type is not None:
+        others |= {f"class_embedding.{layer}": _ENDS[f"add_embedding.{layer}"] for layer in ("linear_1", "linear_2")}
+    elif config.num_class_embeds is not None:
+        others["class_embedding"] = "label_emb"
     last = len(config.block_out_channels) - 1
     number = 1
     for level, layers in enumerate(config.layers):

@@ -7,10 +7,11 @@ plain text is the same, which the tests hold.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.errors import RequestError
 from wordbrush.formats.parts import ModelParts
 from wordbrush.networks.clip import CLIPTextModel, CLIPTextOutput
+
+if TYPE_CHECKING:
+    from wordbrush.training.feed import Feed
+
+_LOOKED_AT = 1000  # captions whose length is looked at, before training
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -104,9 +110,16 @@ class CaptionReader:
         assert tokenizer is not None
         return len(tokenizer.pieces(word)) == 1
 
-    def tokens(self, caption: str) -> int:
-        """How many places of the first encoder a caption needs, start and end included; more than it has are cut."""
-        return len(self._pieces("text_encoder", caption)[0]) + 2
+    def is_cut(self, caption: str) -> bool:
+        """Whether a caption is longer than what reads it; of FLUX that is T5: its CLIP gives no more than a summary."""
+        if self.flux:
+            return len(self._pieces("text_encoder_2", caption)[0]) > self.length - 1
+        return len(self._pieces("text_encoder", caption)[0]) > self.clip_room
+
+    @property
+    def clip_room(self) -> int:
+        """How many tokens CLIP reads beside start and end."""
+        return self._clip_tokenizer("text_encoder").max_length - 2
 
     def _ids(self, name: str, caption: str) -> tuple[list[int], list[int]]:
         ids, learnt = self._pieces(name, caption)
@@ -167,6 +180,19 @@ class CaptionReader:
         # SDXL reads the layer before the last of both, without the final norm (Podell 2023, §2.1)
         context = torch.cat([states.hidden_states[-2], others.hidden_states[-2]], dim=2)
         return Conditioning(context=context, pooled=others.text_embeds)
+
+
+def cut_captions(reader: CaptionReader, feed: Feed) -> list[str]:
+    """A sentence on captions that are longer than the encoder takes, where there are any; a thousand are looked at."""
+    count = len(feed.dataset)
+    looked = range(0, count, -(-count // _LOOKED_AT))
+    rules = replace(feed.rules, drop=0.0, drop_tags=0.0)
+    draw = random.Random(0)
+    cut = sum(reader.is_cut(rules.applied(feed.dataset.caption(index, draw), draw)) for index in looked)
+    if not cut:
+        return []
+    room = reader.length - 1 if reader.flux else reader.clip_room
+    return [f"{cut} of {len(looked)} captions are longer than the {room} tokens that the model reads, and are cut"]
 
 
 def _clip(encoder: CLIPTextModel, ids: Tensor, learnt: Tensor | None, vectors: Tensor | None) -> CLIPTextOutput:

@@ -11,18 +11,23 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from wordbrush.errors import RequestError
 from wordbrush.formats.diffusers_folder import weights_hash, write_folder
 from wordbrush.formats.lora.notes import TrainingNotes, base_of
 from wordbrush.formats.lora.trained import TrainedLora
 from wordbrush.formats.lora.write import PEFT_FILE, write_kohya, write_peft
 from wordbrush.formats.open import EMBEDDED
 from wordbrush.metadata import write_whole
+from wordbrush.networks.clip import CLIPTextModel
+from wordbrush.networks.flux import FluxTransformer
+from wordbrush.networks.unet import UNet
 from wordbrush.training.adapters import Adapters
-from wordbrush.training.finetune.recipes import InversionRecipe
+from wordbrush.training.finetune.recipes import Finetune, InversionRecipe
 from wordbrush.training.finetune.trained import WORD, Word
 
 if TYPE_CHECKING:
     from wordbrush.training.finetune.task import FinetuneTask
+    from wordbrush.training.recipe import Recipe
 
 MODEL_FOLDER = "model"
 """Of a run, where all weights were trained."""
@@ -46,6 +51,22 @@ def export(task: FinetuneTask, folder: Path, averaged: dict[str, State]) -> None
     write_whole(folder / "README.md", card(task, files).encode())
 
 
+def check_names(recipe: Recipe, train: Finetune) -> None:
+    """Raises RequestError for names that cannot be those of files, before anything is trained."""
+    what, name = "the name", recipe.name
+    if isinstance(train, InversionRecipe):
+        what, name = "the new word", str(word_of(train))
+    if not name or set(name) & set('/\\:*?"<>|') or name in (".", ".."):
+        raise RequestError(f"{what} {name!r} becomes the name of a file, so it can hold none of / \\ : * ? \" < > |")
+    if f"{name}.safetensors" == PEFT_FILE or name.startswith("learned_embeds"):
+        raise RequestError(f"{what} {name!r} is what diffusers calls its own file; give another")
+
+
+def word_of(train: Finetune) -> str | None:
+    """The new word as prompts are to write it; a learnt one is called by its file, which holds no brackets."""
+    return train.placeholder.strip("<>") if isinstance(train, InversionRecipe) else train.trigger
+
+
 def notes_of(task: FinetuneTask) -> TrainingNotes:
     """What the files' metadata say."""
     recipe, train, feed = task.recipe, task.train, task.feeds[""]
@@ -65,7 +86,6 @@ def notes_of(task: FinetuneTask) -> TrainingNotes:
     }
     if train.prior is not None:
         settings |= {"prior_loss_weight": train.prior.weight, "num_reg_images": train.prior.pictures}
-    word = train.placeholder if isinstance(train, InversionRecipe) else train.trigger
     return TrainingNotes(
         name=recipe.name,
         base=base_of(task.parts.networks),
@@ -73,9 +93,9 @@ def notes_of(task: FinetuneTask) -> TrainingNotes:
         base_hash=weights_hash(task.parts),
         prediction=task.parts.scheduler.prediction,
         guided=task.parts.family != "flux-schnell",
-        resolution=feed.sizes[0],
+        resolution=task.usual_size,
         clip_skip=train.clip_skip,
-        trigger=word,
+        trigger=word_of(train),
         title=recipe.name,
         description=f"{train.task} of {model_name(task)} on {len(feed.dataset)} pictures, by Wordbrush",
         finished=time.time(),
@@ -111,29 +131,35 @@ def _write_word(task: FinetuneTask, folder: Path, state: State) -> list[str]:
     word = task.modules[WORD]
     assert isinstance(word, Word)
     assert isinstance(task.train, InversionRecipe)
-    name = task.train.placeholder.strip("<>")
+    name = str(word_of(task.train))
     vectors = {encoder: value.detach().cpu() for encoder, value in word.vectors_from(state).items()}
     return [path.name for path in write_embedding(folder, name, task.train.placeholder, vectors, notes_of(task))]
 
 
 def _write_model(task: FinetuneTask, folder: Path, averaged: dict[str, State]) -> list[str]:
-    """The whole model, its trained networks with their averages, for a moment in place of their weights."""
-    kept: list[tuple[nn.Module, State]] = []
-    try:
-        for name, module in task.modules.items():
-            own = {key: value.detach().clone() for key, value in module.state_dict().items()}
-            kept.append((module, own))
-            module.load_state_dict(averaged[name])
-        known = task.parts.known_words
-        if known is not None and task.train.trigger:
-            known |= frozenset(task.train.trigger.lower().split())
-        parts = replace(task.parts, name=task.recipe.name, known_words=known)
-        write_folder(parts, folder / MODEL_FOLDER, dtype=_dtype(task))
-    finally:
-        for module, own in kept:
-            module.load_state_dict(own)
+    """The whole model, its trained networks with their averages."""
+    known = task.parts.known_words
+    if known is not None and task.train.trigger:
+        known |= frozenset(task.train.trigger.lower().split())
+    networks: dict[str, Any] = {name: _twin(module, averaged[name]) for name, module in task.modules.items()}
+    parts = replace(task.parts, name=task.recipe.name, known_words=known, **networks)
+    write_folder(parts, folder / MODEL_FOLDER, dtype=_dtype(task))
     write_whole(folder / MODEL_FOLDER / "README.md", card(task, [MODEL_FOLDER]).encode())
     return [MODEL_FOLDER]
+
+
+def _twin(network: nn.Module, state: State) -> nn.Module:
+    """A network of the same kind with other weights: those of the one in training may be shared out among processes."""
+    with torch.device("meta"):
+        match network:
+            case UNet() | FluxTransformer():
+                twin: nn.Module = type(network)(network.config)  # type: ignore[arg-type]  # its own
+            case CLIPTextModel():
+                twin = CLIPTextModel(network.config, projection=network.text_projection is not None)
+            case _:
+                raise TypeError(f"{type(network).__name__} is not trained here")
+    twin.load_state_dict(state, assign=True)
+    return twin
 
 
 def _dtype(task: FinetuneTask) -> torch.dtype:
@@ -143,7 +169,7 @@ def _dtype(task: FinetuneTask) -> torch.dtype:
 
 _USES = {
     "lora": 'wordbrush generate "{prompt}"{model} --lora {file}:1',
-    "inversion": 'wordbrush generate "{prompt}"{model}  # with {file} in the folder of embeddings',
+    "inversion": 'wordbrush generate "{prompt}"{model}  # after: wordbrush models folders add FOLDER',
     "model": 'wordbrush generate "{prompt}" -m {file}',
 }
 
@@ -151,13 +177,15 @@ _USES = {
 def card(task: FinetuneTask, files: list[str]) -> str:
     """README.md: what it is, how it is used, how it was made."""
     recipe, train, feed = task.recipe, task.train, task.feeds[""]
-    word = train.placeholder if isinstance(train, InversionRecipe) else train.trigger
+    word = word_of(train)
     prompt = f"a picture of {word}" if word else feed.dataset.caption(0) or "a picture"
     kind = "model" if files == [MODEL_FOLDER] else "inversion" if isinstance(train, InversionRecipe) else "lora"
     model = f" -m {train.model}" if train.model else ""
     use = _USES[kind].format(prompt=prompt, model=model, file=files[0])
     described = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     trigger = f"Its word is `{word}`.\n\n" if word else ""
+    if isinstance(train, InversionRecipe) and train.placeholder != word:
+        trigger = f"Its word is `{word}`, as its file is called; for diffusers `{train.placeholder}`.\n\n"
     return (
         f"# {recipe.name}\n\n"
         f"A fine-tuning ({train.task}) of `{model_name(task)}` on {len(feed.dataset)} pictures, made by Wordbrush.\n\n"

@@ -52,7 +52,8 @@ def check_trainable(parts: ModelParts) -> None:
     if parts.family not in FAMILIES or parts.vae is None:
         raise RequestError(not_trained(parts.name, parts.family))
     if unet is not None and unet.config.in_channels != parts.vae.config.latent_channels:
-        kind = "an editing model, which sees a picture" if parts.picture_input == "edit" else "an inpainting model"
+        edits = parts.picture_input == "edit"
+        kind = "an editing model, which sees a picture" if edits else "an inpainting model, which sees picture and mask"
         raise RequestError(
             f"{parts.name!r} is {kind} beside the noise ({unet.config.in_channels} input channels), and pictures with "
             "captions alone cannot train that; fine-tune the model it was made from"

@@ -29,7 +29,7 @@ def paint(task: FinetuneTask, prompt: str, seed: int) -> Image.Image:
     with the finished files is what counts.
     """
     parts, vae = task.parts, vae_of(task.parts)
-    width, height = task.feeds[""].sizes[0]
+    width, height = task.usual_size
     latent = (vae.config.latent_channels, height // vae.config.downscale, width // vae.config.downscale)
     defaults = parts.defaults
     plan = parts.scheduler.plan(

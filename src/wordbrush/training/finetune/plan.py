@@ -140,6 +140,7 @@ def plan(way: Way, asked: Asked, own: dict[str, Any]) -> Recipe:
         own = own | {"adapter": {"target": "conv" if family == "scenes" else "linear"} | own["adapter"]}
     if asked.samples:
         train["samples"] = list(asked.samples)
+    rate = preset.rate if asked.rate is None else asked.rate
     values = {
         "name": asked.name,
         "seed": asked.seed,
@@ -150,7 +151,7 @@ def plan(way: Way, asked: Asked, own: dict[str, Any]) -> Recipe:
         "checkpoint_every": max(50, steps // 5),
         "sample_every": max(1, steps // 5) if asked.samples else 0,
         "gradient_checkpointing": asked.checkpointing,
-        "optimiser": {"learning_rate": asked.rate or preset.rate, "warmup": min(50, steps // 10), "final": 0.05},
+        "optimiser": {"learning_rate": rate, "warmup": min(50, steps // 10), "final": 0.05},
         "train": train | own,
     }
     try:
@@ -165,7 +166,7 @@ def _data(way: Way, asked: Asked, side: int, own: dict[str, Any]) -> dict[str, A
     """The table of the pictures, once it is sure that each has a caption."""
     data: dict[str, Any] = {"kind": "folder", "path": str(asked.pictures)}
     if asked.buckets:
-        data["buckets"] = {"side": side, "step": 8 if side < 256 else 64}
+        data["buckets"] = {"side": side, "step": 16 if side < 256 else 64}
     else:
         data["size"] = side
     if asked.flip:
@@ -180,7 +181,7 @@ def _data(way: Way, asked: Asked, side: int, own: dict[str, Any]) -> dict[str, A
         return data | {"caption": caption}
     found = open_dataset(data_recipe({"kind": "folder", "path": asked.pictures, "caption": caption}, "pictures"))
     captions = [found.caption(index) for index in range(len(found))]
-    if not all(captions):
+    if not any(captions) or (asked.trigger is None and not all(captions)):
         if asked.trigger is None:
             raise RequestError(
                 f"{asked.pictures} has pictures without a caption; give --caption 'a picture of a zorb', a --trigger "
@@ -190,7 +191,7 @@ def _data(way: Way, asked: Asked, side: int, own: dict[str, Any]) -> dict[str, A
     if caption is not None:
         data["caption"] = caption
     if asked.trigger is not None and not all(asked.trigger.lower() in text.lower() for text in captions):
-        data["captions"] = {"before": f"{asked.trigger}, "}
+        data["captions"] = {"trigger": asked.trigger}
     return data
 
 

@@ -66,7 +66,7 @@ class _TrainsText(FinetuneRecipe):
 
     @model_validator(mode="after")
     def _rate_of_something(self) -> Self:
-        if "text_rate" in self.model_fields_set and not self.text_encoder:
+        if "text_rate" in self.said() and not self.text_encoder:
             raise ValueError("text_rate is of a text encoder that is not trained; set text_encoder: true, too")
         return self
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from wordbrush.errors import RequestError
 from wordbrush.networks.unet import UNet
 from wordbrush.training.cache import TensorCache, Tensors, text_key, weights_hash
 from wordbrush.training.data_recipe import DataRecipe, data_recipe
+from wordbrush.training.distributed import by_the_main_one
 from wordbrush.training.feed import Feed, Rows
-from wordbrush.training.finetune.captions import CaptionReader
+from wordbrush.training.finetune.captions import CaptionReader, cut_captions
+from wordbrush.training.finetune.export import check_names
 from wordbrush.training.finetune.model import open_for_training, set_precision, vae_of
 from wordbrush.training.finetune.predict import predict
 from wordbrush.training.finetune.recipes import Finetune, InversionRecipe
@@ -38,14 +41,24 @@ class FinetuneTask(Task):
     """Trains a model that exists, in the way that its recipe names."""
 
     def __init__(
-        self, recipe: Recipe, train: Finetune, folder: Path, device: torch.device | None = None
+        self,
+        recipe: Recipe,
+        train: Finetune,
+        folder: Path,
+        device: torch.device | None = None,
+        *,
+        stop: threading.Event | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         """
         Args:
             folder: where pictures that are painted first, and cached latents, are kept.
             device: where pictures and texts are encoded; the CPU unless given.
+            stop: set, ends the painting of class pictures: Stopped is raised.
+            log: is told how far that is.
         """
         super().__init__()
+        check_names(recipe, train)
         self.recipe, self.train = recipe, train
         self.device = device or torch.device("cpu")
         self.parts = parts = open_for_training(train.model, prediction=train.prediction)
@@ -53,11 +66,12 @@ class FinetuneTask(Task):
         self.folder = folder
         self.feeds = {"": self._feed(train.data, recipe.seed)}
         if train.prior is not None:  # before the networks take their places: painting needs room there, too
-            from wordbrush.training.finetune.prior import paint_prior, with_prompts
+            from wordbrush.training.finetune.prior import PriorPainter, with_prompts
 
-            prior = with_prompts(train.prior, parts)
-            place = paint_prior(prior, train.model, folder / "class", self._square(), self.device, recipe.seed)
-            data = data_recipe({"kind": "folder", "path": place, "text": "txt", "size": self._square()}, "prior")
+            place, size = folder / "class", self.usual_size
+            painter = PriorPainter(with_prompts(train.prior, parts), train, place, size, recipe.seed)
+            by_the_main_one(lambda: painter(self.device, stop, log))
+            data = data_recipe({"kind": "folder", "path": place, "text": "txt", "size": size}, "prior")
             self.feeds["prior_"] = self._feed(data, recipe.seed + 1)
         set_precision(parts, set(trained_networks(train, parts)), recipe.precision)
         for network in parts.networks.values():
@@ -66,6 +80,7 @@ class FinetuneTask(Task):
         self.frozen = {name: network for name, network in parts.networks.items() if name not in self.modules}
         # states of frozen encoders that no new word enters never change
         self.texts_change = isinstance(train, InversionRecipe) or train.text_encoder
+        self.notes = cut_captions(self.reader, self.feeds[""])
         self.held_out = None if train.validation is None else self._feed(train.validation, recipe.seed + 2)
         self._noisings: dict[float | None, Noising] = {}
         self._latents = TensorCache(folder / "cache", weights_hash([vae_of(parts)], repr(vae_of(parts).config)))
@@ -84,16 +99,10 @@ class FinetuneTask(Task):
             step *= 2  # FLUX takes latents in patches of two by two
         return Feed(data, seed, self.recipe.batch, multiple=step, folder=self.folder)
 
-    def _square(self) -> tuple[int, int]:
-        """The size of class pictures: that of the subject's, or the square of their buckets."""
-        size = self.train.data.size
-        if isinstance(size, int):
-            return size, size
-        if size is not None:
-            return size
-        if self.train.data.buckets is not None:
-            return (self.train.data.buckets.side,) * 2
-        raise RequestError("train.data has no size, which the class pictures of `prior` are painted in; give one")
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """Width and height of class pictures and samples: those of the subject's, or the bucket nearest to a square."""
+        return min(self.feeds[""].sizes, key=lambda size: (max(size) / min(size), -min(size)))
 
     def batch(self, step: int, rows: range) -> Batch:
         batch: Batch = {}

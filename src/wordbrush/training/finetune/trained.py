@@ -152,7 +152,7 @@ def _check_new(word: str, reader: CaptionReader) -> None:
     """Raises RequestError for a placeholder that a tokenizer knows as one word already."""
     if reader.known(word):
         raise RequestError(
-            f"the placeholder {word!r} is a word that the model knows; give a new one, such as '<{word}>'"
+            f"the placeholder {word!r} is a word that the model knows; give a new one, such as 'my-{word}'"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,8 @@ from wordbrush.training.tasks.denoising import (
 )
 from wordbrush.training.tasks.diffusion_recipe import DiffusionRecipe
 
+# Settings of a U-Net that is told something beside time and context: what it is told decides them.
+_TOLD = {"num_class_embeds", "class_embed_type", "projection_class_embeddings_input_dim", "addition_embed_type"}
 # How many pictures a sample sheet has where the recipe names no prompts.
 _SAMPLES = 8
 
@@ -88,6 +91,11 @@ class DiffusionTask(Task):
             self.sampling = read_scheduler_config(train.scheduler)
         except (ValueError, TypeError) as error:
             raise RequestError(f"train.scheduler: {error}") from error
+        if train.scheduler.get("rescale_betas_zero_snr") and self.sampling.prediction == "epsilon":
+            raise RequestError(
+                "train.scheduler: with rescale_betas_zero_snr the last timestep is pure noise, of which epsilon says "
+                "nothing (Lin 2024); give prediction_type: v_prediction or sample"
+            )
         self.draws = Draws(train.objective, self.sampling, seed=recipe.seed, batch=recipe.batch)
         self.config = self._config()
         self.network = UNet(self.config)
@@ -108,6 +116,7 @@ class DiffusionTask(Task):
                 encoders = [self.vae, *(self.teller.frozen.values() if self.teller.sees else ())]
                 self.cache = TensorCache(Path(train.cache), weights_hash(encoders, repr(self.vae.config)))
         self.source = self.rows if self.cache is None else None
+        self.notes = list(_idle(recipe, train))
 
     def _config(self) -> UNetConfig:
         """The U-Net's config, with what follows from the rest of the recipe filled in."""
@@ -118,6 +127,11 @@ class DiffusionTask(Task):
             "out_channels": channels,
             **self.teller.network,
         }
+        for name in sorted(_TOLD & self.train.network.keys() - follows.keys()):
+            raise RequestError(
+                f"train.network.{name}: with conditioning.kind: {self.train.conditioning.kind} nothing is told that "
+                "way; leave it out"
+            )
         for name, value in follows.items():
             given = self.train.network.get(name, value)
             if given != value and not (name == "cross_attention_dim" and not self._attends()):
@@ -268,6 +282,16 @@ class DiffusionTask(Task):
             return ModelDefaults(**{**usual, **self.train.defaults})
         except RequestError as error:
             raise RequestError(f"train.defaults: {error}") from error
+
+
+def _idle(recipe: Recipe, train: DiffusionRecipe) -> Iterator[str]:
+    """What of the recipe will do nothing, a sentence each."""
+    if train.validation is not None and not recipe.validate_every:
+        yield "train.validation is never looked at, since validate_every is 0"
+    if train.validation is None and recipe.validate_every:
+        yield f"nothing is validated every {recipe.validate_every} steps, since the recipe has no train.validation"
+    if train.samples and not recipe.sample_every:
+        yield "train.samples are never painted, since sample_every is 0"
 
 
 def _autoencoder(folder: str | None) -> Autoencoder:

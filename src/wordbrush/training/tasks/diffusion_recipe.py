@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from wordbrush.diffusion.scheduler_config import OPTIONS
 from wordbrush.training.data_recipe import DataRecipe
 from wordbrush.training.objectives import Objective
 from wordbrush.training.strict import Strict
@@ -54,10 +56,17 @@ Conditioning = Annotated[Unconditional | ByClass | ByText | ByEmbedding, Field(d
 
 
 def _diffusers_names(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """The paper's name of a schedule as diffusers spells it."""
+    """The paper's name of a schedule as diffusers spells it; refuses misspelt keys, not those only diffusers reads."""
+    for key in scheduler.keys() - OPTIONS:
+        if near := get_close_matches(key, OPTIONS, n=1, cutoff=0.8):
+            raise ValueError(f"{key} is not a key that is known; did you mean {near[0]}?")
     if scheduler.get("beta_schedule") == "cosine":
         return scheduler | {"beta_schedule": "squaredcos_cap_v2"}
     return scheduler
+
+
+Scheduler = Annotated[dict[str, Any], AfterValidator(_diffusers_names)]
+"""diffusers' scheduler_config.json in a recipe."""
 
 
 class DiffusionRecipe(Strict):
@@ -70,9 +79,7 @@ class DiffusionRecipe(Strict):
         description="config.json of a UNet2DConditionModel; channels, sample_size, cross_attention_dim and classes are "
         "filled in from the rest of the recipe where it leaves them out"
     )
-    scheduler: Annotated[dict[str, Any], AfterValidator(_diffusers_names)] = Field(
-        description="diffusers' scheduler_config.json of the finished model"
-    )
+    scheduler: Scheduler = Field(description="diffusers' scheduler_config.json of the finished model")
     objective: Objective = Field(default_factory=lambda: Objective.model_validate({}))
     time: Literal["embedding", "band"] = Field(
         "embedding", description="how the network is told the timestep: embedded, or as one more band of the picture"

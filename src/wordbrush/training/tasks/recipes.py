@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from wordbrush.training.data_recipe import DataRecipe
 from wordbrush.training.objectives import Objective
 from wordbrush.training.strict import Strict
+from wordbrush.training.tasks.diffusion_recipe import Scheduler
 
 
 class PerceptualRecipe(Strict):
@@ -22,7 +23,7 @@ class PerceptualRecipe(Strict):
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:
-        if self.lpips and "clip" in self.model_fields_set:
+        if self.lpips and "clip" in self.said():
             raise ValueError("give clip or lpips, not both")
         return self
 
@@ -69,7 +70,7 @@ class VAERecipe(Strict):
 
     @model_validator(mode="after")
     def _crops_are_of_scenes(self) -> Self:
-        if self.data is not None and "crop" in self.model_fields_set:
+        if self.data is not None and "crop" in self.said():
             raise ValueError("crop is the side of crops of scenes; with data, its size, fit and crop say what is seen")
         return self
 
@@ -107,7 +108,7 @@ class DenoiserRecipe(Strict):
 
     task: Literal["denoiser"]
     network: dict[str, Any]
-    scheduler: dict[str, Any] = Field(description="diffusers' scheduler_config.json of the finished model")
+    scheduler: Scheduler = Field(description="diffusers' scheduler_config.json of the finished model")
     vae: str = Field(description="folder of the trained autoencoder")
     tokenizer: str = Field(description="folder of the tokenizer")
     clip: str = Field(description="folder of the CLIP whose text tower the text encoder starts from")
