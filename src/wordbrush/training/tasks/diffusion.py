@@ -127,7 +127,8 @@ class DiffusionTask(Task):
             "out_channels": channels,
             **self.teller.network,
         }
-        for name in sorted(_TOLD & self.train.network.keys() - follows.keys()):
+        chosen = {name for name, value in self.train.network.items() if value is not None}
+        for name in sorted(_TOLD & chosen - follows.keys()):
             raise RequestError(
                 f"train.network.{name}: with conditioning.kind: {self.train.conditioning.kind} nothing is told that "
                 "way; leave it out"
