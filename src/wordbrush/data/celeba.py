@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from wordbrush.data.dataset import BadExample, FileDataset
+from wordbrush.data.dataset import FileDataset, Refusing
 from wordbrush.errors import RequestError
 
 # In the order in which captions tell them: who it is, the face, the hair, what is worn, the picture.
@@ -66,7 +66,7 @@ class FaceCaptions:
         return ", ".join([self.start, *phrases])
 
 
-class CelebADataset(FileDataset):
+class CelebADataset(Refusing, FileDataset):
     """Faces with captions, in the order of list_attr_celeba.txt."""
 
     def __init__(
@@ -76,8 +76,8 @@ class CelebADataset(FileDataset):
         Raises:
             RequestError: one of the files is missing or damaged, or a picture is not there.
         """
+        super().__init__(skip_bad=skip_bad)
         self.captions = captions or FaceCaptions()
-        self.bad: list[tuple[str, str]] = []
         self.pictures = folder / "img_align_celeba"
         if not folder.is_dir():
             raise RequestError(f"there is no folder {str(folder)!r} of CelebA's files")
@@ -95,10 +95,8 @@ class CelebADataset(FileDataset):
         there = [(self.pictures / name).is_file() for name in self.names]
         for name, is_there in zip(self.names, there, strict=True):
             if not is_there:
-                message = f"the picture {str(self.pictures / name)!r}, which list_attr_celeba.txt has, is not there"
-                if not skip_bad:
-                    raise BadExample(name, message)
-                self.bad.append((name, message))
+                where = str(self.pictures / name)
+                self.refuse(name, f"the picture {where!r}, which list_attr_celeba.txt has, is not there")
         self._keep(there)
         if not self.names:
             raise RequestError(f"{str(folder)!r} has no pictures of the split {split!r}")

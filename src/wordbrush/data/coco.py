@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from wordbrush.data.dataset import BadExample, FileDataset
+from wordbrush.data.dataset import FileDataset, Refusing
 from wordbrush.errors import RequestError
 
 
-class CocoDataset(FileDataset):
+class CocoDataset(Refusing, FileDataset):
     """Pictures in the order of their ids; a caption is drawn of each picture's several."""
 
     def __init__(self, pictures: Path, annotations: Path, *, skip_bad: bool = False) -> None:
@@ -19,8 +19,8 @@ class CocoDataset(FileDataset):
         Raises:
             RequestError: the JSON file is not that of COCO captions, or a picture is missing or has no caption.
         """
-        self.pictures, self.skip_bad = pictures, skip_bad
-        self.bad: list[tuple[str, str]] = []
+        super().__init__(skip_bad=skip_bad)
+        self.pictures = pictures
         if not pictures.is_dir():
             raise RequestError(f"there is no folder {str(pictures)!r} of COCO's pictures")
         table = _table(annotations)
@@ -29,9 +29,9 @@ class CocoDataset(FileDataset):
         for number, name in sorted(_names(table, annotations).items()):
             told = captions.pop(number, ())
             if not told:
-                self._refuse(name, f"the picture {name!r} has no caption in {str(annotations)!r}")
+                self.refuse(name, f"the picture {name!r} has no caption in {str(annotations)!r}")
             elif not (pictures / name).is_file():
-                self._refuse(name, f"the picture {str(pictures / name)!r}, which has captions, is not there")
+                self.refuse(name, f"the picture {str(pictures / name)!r}, which has captions, is not there")
             else:
                 self.entries.append((name, told))
         if captions:
@@ -52,11 +52,6 @@ class CocoDataset(FileDataset):
 
     def key(self, index: int) -> str:
         return self.entries[index][0]
-
-    def _refuse(self, key: str, message: str) -> None:
-        if not self.skip_bad:
-            raise BadExample(key, message)
-        self.bad.append((key, message))
 
 
 def _table(file: Path) -> dict[str, Any]:

@@ -107,6 +107,22 @@ class Dataset(ABC):
         )
 
 
+class Refusing(Dataset):
+    """A data set whose examples are looked at when it is opened: the first bad one is an error, or all are left out and
+    listed in `bad`.
+    """
+
+    def __init__(self, *, skip_bad: bool) -> None:
+        self.skip_bad = skip_bad
+        self.bad: list[tuple[str, str]] = []
+
+    def refuse(self, key: str, message: str) -> None:
+        """Raises BadExample, unless bad examples are skipped."""
+        if not self.skip_bad:
+            raise BadExample(key, message)
+        self.bad.append((key, message))
+
+
 class FileDataset(Dataset):
     """A data set with a file for each picture."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wordbrush.data.dataset import BadExample, FileDataset
+from wordbrush.data.dataset import FileDataset, Refusing
 from wordbrush.errors import RequestError
 
 SUFFIXES = frozenset(
@@ -50,7 +50,7 @@ class _Entry:
     label: int | None = None
 
 
-class FolderDataset(FileDataset):
+class FolderDataset(Refusing, FileDataset):
     """Pictures of a folder and its subfolders, in the order of their names."""
 
     def __init__(self, folder: Path, texts: Texts | None = None, *, skip_bad: bool = False) -> None:
@@ -59,10 +59,10 @@ class FolderDataset(FileDataset):
         Raises:
             RequestError: there is no such folder or no picture in it, or a picture has no caption.
         """
-        self.folder, self.texts, self.skip_bad = folder, texts or Texts(), skip_bad
+        super().__init__(skip_bad=skip_bad)
+        self.folder, self.texts = folder, texts or Texts()
         if not folder.is_dir():
             raise RequestError(f"there is no folder {str(folder)!r} of pictures")
-        self.bad: list[tuple[str, str]] = []
         files = sorted(_files(folder), key=lambda path: path.relative_to(folder).parts)
         paths = [path for path in files if path.suffix.lower() in SUFFIXES]
         if not paths:
@@ -119,11 +119,6 @@ class FolderDataset(FileDataset):
             return self._by_classes(paths, sorted(classes))
         return [_Entry(path, ("",)) for path in paths]
 
-    def _refuse(self, key: str, message: str) -> None:
-        if not self.skip_bad:
-            raise BadExample(key, message)
-        self.bad.append((key, message))
-
     def _by_files(self, paths: list[Path]) -> list[_Entry]:
         entries = []
         for path in paths:
@@ -131,9 +126,9 @@ class FolderDataset(FileDataset):
             try:
                 entries.append(_Entry(path, (" ".join(beside.read_text(encoding="utf-8-sig").split()),)))
             except FileNotFoundError:
-                self._refuse(key, f"the picture {str(path)!r} has no caption file {beside.name!r} beside it")
+                self.refuse(key, f"the picture {str(path)!r} has no caption file {beside.name!r} beside it")
             except (OSError, UnicodeDecodeError) as error:
-                self._refuse(key, f"the caption file {str(beside)!r} cannot be read as UTF-8 text: {error}")
+                self.refuse(key, f"the caption file {str(beside)!r} cannot be read as UTF-8 text: {error}")
         return entries
 
     def _by_classes(self, paths: list[Path], names: list[str]) -> list[_Entry]:
@@ -145,7 +140,7 @@ class FolderDataset(FileDataset):
                 text = self.texts.template.replace("{}", name.replace("_", " "))
                 entries.append(_Entry(path, (text,), names.index(name)))
             else:
-                self._refuse(name, f"the picture {str(path)!r} lies in no subfolder, and so is of no class")
+                self.refuse(name, f"the picture {str(path)!r} lies in no subfolder, and so is of no class")
         return entries
 
     def _by_metadata(self, paths: list[Path], files: list[Path]) -> list[_Entry]:
@@ -166,14 +161,14 @@ class FolderDataset(FileDataset):
         known = {Path(os.path.normpath(path)): path for path in paths}
         for path in sorted(found.keys() - known.keys()):
             key = str(path)
-            self._refuse(key, f"the picture {key!r}, which metadata has a caption of, is not there")
+            self.refuse(key, f"the picture {key!r}, which metadata has a caption of, is not there")
         entries = []
         for normal, path in known.items():
             if normal in found:
                 entries.append(_Entry(path, found[normal]))
             else:
                 key = path.relative_to(self.folder).as_posix()
-                self._refuse(key, f"the picture {str(path)!r} has no line in {files[0].name}, and so no caption")
+                self.refuse(key, f"the picture {str(path)!r} has no line in {files[0].name}, and so no caption")
         return entries
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wordbrush.data.buckets import shuffler
-from wordbrush.data.dataset import BadExample, Dataset, decode_picture, upright_size
+from wordbrush.data.dataset import BadExample, Dataset, Refusing, decode_picture, upright_size
 from wordbrush.data.shards import Members, read_shard, shard_paths
 from wordbrush.errors import RequestError
 
@@ -33,7 +33,7 @@ class ShardRules:
     template: str = "{}"
 
 
-class WebDataset(Dataset):
+class WebDataset(Refusing, Dataset):
     """The examples of some shards, numbered in the order they stand in."""
 
     def __init__(self, shards: Sequence[str], rules: ShardRules | None = None, *, skip_bad: bool = False) -> None:
@@ -41,15 +41,15 @@ class WebDataset(Dataset):
         Raises:
             RequestError: a shard is missing or damaged, there is no example, or one has no picture or no caption.
         """
-        self.rules, self.skip_bad = rules or ShardRules(), skip_bad
-        self.bad: list[tuple[str, str]] = []
+        super().__init__(skip_bad=skip_bad)
+        self.rules = rules or ShardRules()
         paths = shard_paths(shards)
         self.shards = []
         for number, path in enumerate(paths):
             try:
                 self.shards.append(read_shard(path, number))
             except RequestError as error:
-                self._refuse(path.name, str(error))
+                self.refuse(path.name, str(error))
         self.places = np.array(self._usable(), np.int64).reshape(-1, 2)  # (N, 2): shard, example in it
         if not len(self.places):
             why = f": {self.bad[0][1]}" if self.bad else ""
@@ -118,19 +118,14 @@ class WebDataset(Dataset):
                 where = f"in shard {shard.number} ({shard.path.name})"
                 if _picture(members) is None:
                     there = ", ".join(f".{extension}" for extension in members)
-                    self._refuse(f"{shard.path.name}/{key}", f"the example {key} {where} has no picture, only {there}")
+                    self.refuse(f"{shard.path.name}/{key}", f"the example {key} {where} has no picture, only {there}")
                 elif captioned and _TEXT not in members and _TABLE not in members:
-                    self._refuse(f"{shard.path.name}/{key}", f"the example {key} {where} has no .txt or .json caption")
+                    self.refuse(f"{shard.path.name}/{key}", f"the example {key} {where} has no .txt or .json caption")
                 elif self.rules.names and _CLASS not in members:
-                    self._refuse(f"{shard.path.name}/{key}", f"the example {key} {where} has no .cls, as classes need")
+                    self.refuse(f"{shard.path.name}/{key}", f"the example {key} {where} has no .cls, as classes need")
                 else:
                     usable.append((number, place))
         return usable
-
-    def _refuse(self, key: str, message: str) -> None:
-        if not self.skip_bad:
-            raise BadExample(key, message)
-        self.bad.append((key, message))
 
     def _members(self, index: int) -> Members:
         shard, place = self.places[index]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from wordbrush.errors import RequestError
 from wordbrush.formats.clip_files import PICTURE_CONFIG
 from wordbrush.formats.diffusers_folder import model_index
-from wordbrush.training.export import write_network
+from wordbrush.training.export import put_in_place, write_network
 from wordbrush.training.tasks.recipes import AssembleRecipe
 
 _CLASSES = {
@@ -69,11 +69,7 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
         _write_json(made / "model_index.json", index)
         _write_json(made / "wordbrush.json", {"defaults": dict(recipe.defaults)})
         target.mkdir(exist_ok=True)
-        for piece in sorted(made.iterdir()):
-            old = target / piece.name
-            if old.is_dir():
-                shutil.rmtree(old)
-            os.replace(piece, old)
+        put_in_place(made, target)
     return target
 
 

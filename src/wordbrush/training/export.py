@@ -1,9 +1,10 @@
-"""Writing trained networks as diffusers-format folders."""
+"""Writing trained networks and models as diffusers-format folders."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,15 @@ def write_network(
     write_tensors(partial, tensors)
     os.replace(partial, folder / f"{weights_name}.safetensors")
     write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Moves the pieces of a finished folder into another, each in place of what has its name there; other files stay.
+
+    The JSON files come last: who finds a new model_index.json finds the parts it names.
+    """
+    for piece in sorted(made.iterdir(), key=lambda piece: (piece.suffix == ".json", piece.name)):
+        old = target / piece.name
+        if old.is_dir():
+            shutil.rmtree(old)
+        os.replace(piece, old)

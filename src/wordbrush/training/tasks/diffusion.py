@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +29,7 @@ from wordbrush.pipeline import Pipeline
 from wordbrush.request_fields import ModelDefaults
 from wordbrush.runtime.policy import Runtime
 from wordbrush.training.cache import TensorCache, weights_hash
+from wordbrush.training.export import put_in_place
 from wordbrush.training.feed import Feed, Rows
 from wordbrush.training.recipe import Recipe
 from wordbrush.training.sharding import whole
@@ -238,11 +237,7 @@ class DiffusionTask(Task):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as scratch:
             made = Path(scratch) / "model"
             write_folder(self.parts(averaged), made, dtype=torch.float32)
-            for piece in sorted(made.iterdir(), key=lambda piece: (piece.suffix == ".json", piece.name)):
-                old = folder / piece.name
-                if old.is_dir():
-                    shutil.rmtree(old)
-                os.replace(piece, old)
+            put_in_place(made, folder)
 
     def parts(self, weights: dict[str, dict[str, Tensor]]) -> ModelParts:
         """The model with these weights, in networks of its own; whole ones, by module name."""
