@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPTS := examples/demo.txt
 PYTEST_FLAGS ?=
+# Applications pin an older major version of the openai client; the tests run both against the server.
+OLDER_CLIENT := $(VENV)/clients/openai-1
 
 # pip does not need to say that it could be newer.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -42,6 +44,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing Wordbrush and its test tools into $(VENV); the first time takes a few minutes."
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLDER_CLIENT) openai==1.109.1
+	@command -v chromium >/dev/null || $(BIN)/playwright install chromium || \
+	  echo "There is no chromium here, so the studio's tests will be skipped; Debian, Ubuntu: apt-get install chromium" >&2
 	@touch $(VENV)/.installed $@
 
 $(BIN)/pip:

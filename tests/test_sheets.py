@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from wordbrush.sheets import GAP, Frame, contact_sheet, film_strip, labelled_grid, stacked
+from wordbrush.sheets import GAP, Frame, contact_sheet, film_strip, heat_overlay, labelled_grid, stacked
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -70,3 +70,12 @@ def test_a_labelled_grid_has_its_pictures_where_its_sides_say() -> None:
     assert double.size == (sheet.width, 2 * sheet.height)
     with pytest.raises(ValueError, match="do not fill 1 rows of 2"):
         labelled_grid([[pictures[0][0]]], ["a", "b"], ["c"])
+
+
+def test_a_map_over_a_picture_goes_from_dark_to_light() -> None:
+    heat = np.linspace(0.2, 0.9, 12, dtype=np.float32).reshape(3, 4)
+    grey = Image.new("RGB", (4, 3), (128, 128, 128))
+    light = np.asarray(heat_overlay(grey, heat).convert("L")).ravel().astype(int)
+    assert (np.diff(light) > 0).all()
+    flat = heat_overlay(grey, np.full((3, 4), 0.5, dtype=np.float32))
+    assert len(np.unique(np.asarray(flat).reshape(-1, 3), axis=0)) == 1

@@ -145,7 +145,7 @@ def read_infotext(text: str) -> Infotext:
 
     Raises `RequestError` when a value that matters here cannot be understood.
     """
-    prompt, negative, pairs = _split(text)
+    prompt, negative, pairs = split_infotext(text)
     fields: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     readers: dict[str, tuple[str, Callable[[str], Any]]] = {
         "Steps": ("steps", int),
@@ -168,7 +168,7 @@ def read_infotext(text: str) -> Infotext:
         "CLIP model": ("clip", str),
         "Template": ("written", str),
         "Postprocess upscale by": ("upscale", float),
-        "Postprocess upscaler": ("upscaler", _upscaler),
+        "Postprocess upscaler": ("upscaler", upscaler_named),
     }
     for key, (name, read) in readers.items():
         if key in pairs:
@@ -179,7 +179,8 @@ def read_infotext(text: str) -> Infotext:
     if "Size" in pairs:
         fields["width"], fields["height"] = _size(pairs.pop("Size"))
     if "Sampler" in pairs:
-        fields["sampler"], fields["schedule"] = _sampler(pairs.pop("Sampler"), pairs.pop("Schedule type", "Automatic"))
+        schedule = pairs.pop("Schedule type", "Automatic")
+        fields["sampler"], fields["schedule"] = sampler_named(pairs.pop("Sampler"), schedule)
     if "timesteps" in fields:
         fields.pop("schedule", None)
     if "Hires upscale" in pairs:
@@ -190,7 +191,7 @@ def read_infotext(text: str) -> Infotext:
     return Infotext(fields=fields, ignored=pairs, provenance=provenance)
 
 
-def _split(text: str) -> tuple[str, str, dict[str, str]]:
+def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     """Prompt, negative prompt, and the pairs of the last line (which counts only when it holds at least three)."""
     lines = text.strip().split("\n")
     pairs = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
@@ -215,7 +216,7 @@ def _hires(pairs: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     readers: dict[str, tuple[str, Callable[[str], Any]]] = {
         "Hires upscale": ("scale", float),
-        "Hires upscaler": ("upscaler", _upscaler),
+        "Hires upscaler": ("upscaler", upscaler_named),
         "Hires steps": ("steps", lambda value: int(value) or None),
         "Denoising strength": ("strength", float),
     }
@@ -233,7 +234,8 @@ def upscaler_label(name: str) -> str:
     return name[0].upper() + name[1:] if name in _CAPITALISED else name
 
 
-def _upscaler(label: str) -> str:
+def upscaler_named(label: str) -> str:
+    """The name of what the web UI calls so."""
     return label.lower() if label.lower() in _CAPITALISED else label
 
 
@@ -241,8 +243,11 @@ def _emphasis(label: str) -> str:
     return {shown: name for name, shown in EMPHASIS_LABELS.items()}.get(label, label)
 
 
-def _sampler(label: str, schedule_label: str) -> tuple[str, str | None]:
-    """Sampler and schedule names from their labels; before web UI 1.9 the schedule was the sampler's last word."""
+def sampler_named(label: str, schedule_label: str) -> tuple[str, str | None]:
+    """Sampler and schedule names from their labels; before web UI 1.9 the schedule was the sampler's last word.
+
+    Raises `RequestError` for one that is not known here.
+    """
     schedules = {shown.lower(): name for name, shown in SCHEDULE_LABELS.items()}
     schedules |= {name: name for name in SCHEDULE_LABELS} | {"uniform": "normal", "discrete": "normal"}
     samplers = {shown.lower(): name for name, shown in SAMPLER_LABELS.items()} | {name: name for name in SAMPLER_LABELS}

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -78,23 +78,31 @@ def png_bytes(image: Image.Image, metadata: PictureMetadata) -> bytes:
 
 
 def read_metadata(path: str | Path) -> PictureMetadata:
-    """The request inside a picture file: our own record when there is one, else the `parameters` text.
-
-    Raises `RequestError` when the file cannot be read or carries neither.
-    """
+    """The request inside a picture file; see `metadata_of`. Raises `RequestError`."""
     texts = {key: value for key, value in open_picture(path).info.items() if isinstance(value, str)}
+    return metadata_of(texts, str(path))
+
+
+def metadata_of(texts: Mapping[str, str], name: str) -> PictureMetadata:
+    """The request inside a picture's text chunks: our own record when there is one, else the `parameters` text.
+
+    name: how messages name the picture.
+
+    Raises:
+        RequestError: there is neither, or it is damaged.
+    """
     if CHUNK in texts:
-        return _own_record(path, texts[CHUNK])
+        return _own_record(name, texts[CHUNK])
     if "parameters" in texts:
         understood = read_infotext(texts["parameters"])
         hashes = {key: understood.provenance.get(key) for key in ("Model hash", "Lora hashes")}
         origin = Origin(model_hash=hashes["Model hash"], lora_hashes=hashes["Lora hashes"])
         request = GenerationRequest.from_dict(understood.fields)
         return PictureMetadata(request=request, origin=origin, ignored=understood.ignored)
-    raise RequestError(f"{str(path)!r} carries no request; only pictures saved with their settings can be replayed")
+    raise RequestError(f"{name!r} carries no request; only pictures saved with their settings can be replayed")
 
 
-def _own_record(path: str | Path, text: str) -> PictureMetadata:
+def _own_record(name: str, text: str) -> PictureMetadata:
     try:
         record = json.loads(text)
         request = record["request"]
@@ -102,7 +110,7 @@ def _own_record(path: str | Path, text: str) -> PictureMetadata:
         if not isinstance(request, dict) or not all(isinstance(value, str | None) for value in origin.values()):
             raise ValueError("a field has the wrong type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"the request inside {str(path)!r} is damaged: {error}") from error
+        raise RequestError(f"the request inside {name!r} is damaged: {error}") from error
     return PictureMetadata(request=GenerationRequest.from_dict(request), origin=Origin(**origin))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -22,7 +22,6 @@ from wordbrush.conditioning.writing import PromptWriter
 from wordbrush.diffusion.guidance import Guidance
 from wordbrush.diffusion.noise import NoiseSource
 from wordbrush.diffusion.plan import TimePlan
-from wordbrush.diffusion.prediction import Denoiser
 from wordbrush.diffusion.samplers import Step
 from wordbrush.editing.canvas import Canvas, picture_of
 from wordbrush.editing.clip_guidance import ClipGuide, ClipShelf, guided_by
@@ -36,7 +35,8 @@ from wordbrush.editing.hires import (
     with_enlarging,
 )
 from wordbrush.editing.presets import worded
-from wordbrush.editing.setup import filled_for, latent_size, loop_times, side_step
+from wordbrush.editing.run import Run
+from wordbrush.editing.setup import filled_for, latent_size, loop_times, picture_seeds, side_step
 from wordbrush.editing.start import Start
 from wordbrush.editing.upscale import UpscalerShelf
 from wordbrush.editing.variations import varied
@@ -120,41 +120,6 @@ class GenerationResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A loop about to begin; iterate over it once.
-
-    Attributes:
-        x: (B, C, h, w) float32 at times[0].
-        times: falling; one more than there are steps.
-        plan: what the network is told at each time.
-        denoiser: guided, and following the prompts.
-        clean: (1, C, h, w), the latents of the picture that the loop begins from; None where there is none.
-        counter: which step the denoiser computes.
-        release: called when the loop ends or is left.
-    """
-
-    x: Tensor
-    times: tuple[float, ...]
-    plan: TimePlan
-    denoiser: Denoiser
-    clean: Tensor | None
-    counter: StepCounter
-    walk: Iterator[Step]
-    release: Callable[[], object]
-
-    def __iter__(self) -> Iterator[Step]:
-        try:
-            while True:
-                with torch.inference_mode():  # not while the consumer looks at the step
-                    step = next(self.walk, None)
-                if step is None:
-                    return
-                yield step
-        finally:
-            self.release()
-
-
 class Pipeline:
     """A model ready to paint. Call it for pictures; iterate over `steps` to watch."""
 
@@ -208,43 +173,52 @@ class Pipeline:
             logger.warning(note)
         return GenerationResult(images=images, request=request, latents=torch.cat(latents), notes=tuple(notes))
 
-    def steps(self, request: GenerationRequest) -> Iterator[Step]:
+    def steps(self, request: GenerationRequest, seeds: Sequence[int] | None = None) -> Iterator[Step]:
         """The loop itself: yields after each step. Stopping the iteration stops the work.
+
+        seeds: of each picture, in place of the request's seed + index (see `editing.joined`).
 
         Raises:
             RequestError: at once, not at the first step: the request does not fit itself or the model.
         """
-        return iter(self.begin(request))
+        return iter(self.begin(request, seeds))
 
-    def begin(self, request: GenerationRequest) -> Run:
+    def begin(self, request: GenerationRequest, seeds: Sequence[int] | None = None) -> Run:
         """Sets the loop up: noise, times, guided denoiser; with a picture, part-way, and held where a mask is black."""
         request = self.fill(request)
+        own = picture_seeds(request, seeds)
         self._upscalers.read_for(request)
-        run = self._begin(request, *loop_times(self.parts, request))
+        run = self._begin(request, own, *loop_times(self.parts, request))
         if request.hires is None:
             return run
-        return replace(run, walk=in_two_stages(run.walk, partial(self._second_stage, request)))
+        return replace(run, walk=in_two_stages(run.walk, partial(self._second_stage, request, own)))
 
-    def _second_stage(self, request: GenerationRequest, latents: Tensor) -> Iterator[Step]:
+    def _second_stage(self, request: GenerationRequest, seeds: Sequence[int], latents: Tensor) -> Iterator[Step]:
         """The second loop of high-resolution fix, on the first one's latents (B, C, h, w)."""
         second = second_pass(self.parts, request)
         enlarging = Enlarging(self.codec, self._upscalers, latent_size(self.parts, second))
         start = Start.on(enlarging(request, latents))
-        return self._begin(second, *second_times(self.parts, request), start).walk
+        return self._begin(second, seeds, *second_times(self.parts, request), start).walk
 
     def _begin(
-        self, request: GenerationRequest, plan: TimePlan, times: tuple[float, ...], start: Start | None = None
+        self,
+        request: GenerationRequest,
+        seeds: Sequence[int],
+        plan: TimePlan,
+        times: tuple[float, ...],
+        start: Start | None = None,
     ) -> Run:
-        """start: in place of the request's own picture."""
+        """seeds: of each picture; start: in place of the request's own picture."""
         process, device = plan.process, self.runtime.device
         canvas, size = Canvas(request, side_step(self.parts)), latent_size(self.parts, request)
-        noise = NoiseSource.for_batch(request.seed or 0, request.pictures, (self.codec.latent_channels, *size))
+        noise = NoiseSource(seeds, (self.codec.latent_channels, *size))
         first = noise() if request.latents is None else self._given_noise(request, size)
-        first = varied(first, request).to(device)
+        first = varied(first, request, seeds).to(device)
         counter = StepCounter(steps=len(times) - 1)
-        denoiser = self._denoiser(request, plan, canvas, counter)
+        prompted = self._prompted(request, plan, canvas, counter)
+        denoiser = prompted.denoiser()
         if request.clip_guidance:
-            denoiser = guided_by(self.clip_guide(request.clip), denoiser, request, process)
+            denoiser = guided_by(self.clip_guide(request.clip), denoiser, request, seeds, process)
         x, clean = first * plan.start_scale, None
         start = start or canvas.start(self.codec.encode, self.codec.downscale, self.parts.picture_input)
         if start is not None:
@@ -253,8 +227,8 @@ class Pipeline:
             denoiser = start.held(denoiser)
         walk = counter.counted(plan.sampler(denoiser, x, times, process, noise))
         return Run(
-            x=x, times=times, plan=plan, denoiser=denoiser, clean=clean, counter=counter, walk=walk,
-            release=lambda: self.adapted.use(()),
+            x=x, times=times, plan=plan, prompted=prompted, denoiser=denoiser, clean=clean, counter=counter,
+            walk=walk, release=lambda: self.adapted.use(()),
         )  # fmt: skip
 
     def finish(self, request: GenerationRequest, latents: Tensor) -> list[Image.Image]:
@@ -335,10 +309,10 @@ class Pipeline:
             return self.origin
         return replace(self.origin, lora_hashes=", ".join(f"{use.file.name}: {use.file.hash}" for use in uses))
 
-    def _denoiser(
+    def _prompted(
         self, request: GenerationRequest, plan: TimePlan, canvas: Canvas, counter: StepCounter
-    ) -> Denoiser:
-        """The network as a guided function of (x, t) that follows the request's prompts, with its LoRAs."""
+    ) -> Prompted:
+        """The network, with the request's LoRAs, and the prompts that it follows."""
         parts, told = self.parts, self.parts.tells_guidance
         encode_raw = partial(self.codec.encode, scaled=False)
         if isinstance(parts.vae, TinyAutoencoder):  # its latents have the scale of the large VAE already
@@ -361,7 +335,11 @@ class Pipeline:
         )
         scales = TextScales(guidance=guidance, image=1.0 if request.image_guidance is None else request.image_guidance)
         texts = Texts(blended(self._conditioner(uses), request), bound, _text_options(request))
-        return Prompted(bound, texts, request.prompts, request.negative_prompt, scales, counter).denoiser()
+        return Prompted(bound, texts, request.prompts, request.negative_prompt, scales, counter)
+
+    def conditioner_for(self, request: GenerationRequest) -> Conditioner:
+        """What reads the prompts of a request: the model's own, unless a LoRA of the request brings words with it."""
+        return self._conditioner(self._uses(request))
 
     def _uses(self, request: GenerationRequest) -> Uses:
         """The LoRAs of a request whose pictures all have the same ones."""

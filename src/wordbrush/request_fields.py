@@ -131,7 +131,7 @@ class Checked(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise RequestError(_one_sentence(error, type(self))) from error
+            raise RequestError(one_sentence(error, type(self))) from error
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -232,7 +232,7 @@ class Hires(Checked):
         return cls(**value) if isinstance(value, Mapping) else value
 
 
-def _one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
+def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation error, as a sentence that names field, value and what would fit."""
     problem = error.errors(include_url=False)[0]
     name = str(problem["loc"][0]) if problem["loc"] else ""

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.ImageFont import FreeTypeFont
 
 GAP = 8
 PAPER, INK = "white", "#333333"
 # Pictures smaller than this are enlarged by a whole factor, so that labels fit and pixels stay sharp.
 LEAST_SIDE = 128
+# From the least to the largest: black-blue, violet, red, orange, pale yellow; each lighter than the one before.
+_HEAT = ((8, 8, 40), (85, 20, 120), (190, 45, 85), (245, 130, 35), (255, 240, 150))
+_HEAT_SHARE = 0.65
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,22 @@ def film_strip(frames: Sequence[Frame]) -> Image.Image:
         if frame.clean is not None:
             strip.paste(_enlarged(frame.clean), (left, top + height + GAP))
     return strip
+
+
+def heat_overlay(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
+    """A map (H, W) over a picture of that size: dark blue at its least value, through red, to yellow at its largest.
+
+    The picture is seen in grey underneath, so that all colour is the map's.
+    """
+    import numpy as np
+
+    least, most = float(heat.min()), float(heat.max())
+    level = (heat - least) / (most - least) if most > least else np.zeros_like(heat)
+    places = np.linspace(0.0, 1.0, len(_HEAT))
+    colours = np.stack([np.interp(level, places, channel) for channel in zip(*_HEAT, strict=True)], axis=2)
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
+    mixed = grey * (1 - _HEAT_SHARE) + colours * _HEAT_SHARE
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:

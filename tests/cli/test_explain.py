@@ -66,3 +66,18 @@ def test_only_a_png_file_will_do(run: Run, tmp_path: Path) -> None:
     result = run("explain", "a fox", "-o", tmp_path)
     assert result.exit_code == 2
     assert ".png" in result.stderr
+
+
+def test_where_each_word_acts_is_a_sheet_of_its_own(run: Run, tiny_v_folder: Path, tmp_path: Path) -> None:
+    strip, words = tmp_path / "strip.png", tmp_path / "words.png"
+    result = run("explain", "a fox", "--steps", 2, "-m", tiny_v_folder, "-o", strip, "--words", words, "--json")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["words_file"] == str(words)
+    assert [word["word"] for word in content["words"]] == ["a", "fox"]
+    assert Image.open(words).width > 128
+    assert strip.exists()
+    result = run("explain", "", "--steps", 2, "-m", tiny_v_folder, "-o", strip, "--words", words)
+    assert result.exit_code == 2
+    assert "--words has nothing to show" in result.stderr
+    assert run("explain", "a fox", "-o", strip, "--words", tmp_path).exit_code == 2

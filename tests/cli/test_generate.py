@@ -246,7 +246,7 @@ def test_a_log_gets_plain_lines_with_the_time_left(
         "painting 1 picture: step 1 of 3",
         "painting 1 picture: step 2 of 3",
     ]
-    assert all(line.endswith("left") for line in lines)
+    assert [line.endswith("left") for line in lines] == [False, True]  # the first step says nothing of the others
 
 
 @pytest.mark.parametrize(

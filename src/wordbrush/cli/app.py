@@ -16,10 +16,12 @@ from wordbrush.cli import (
     explain,
     finetune,
     generate,
+    keys,
     models,
     plot,
     prompts,
     replay,
+    serve,
     train,
     travel,
     upscale,
@@ -30,7 +32,7 @@ from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 # Each module adds its commands with `register(app)`; the order is that of `wordbrush --help`.
 COMMANDS = (
     generate, edit, vary, travel, upscale, replay, plot, prompts, explain,
-    models, data, train, finetune, evaluate, bench,
+    models, data, train, finetune, evaluate, bench, serve, keys,
 )  # fmt: skip
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130

@@ -123,17 +123,19 @@ def download_progress() -> dict[str, Any]:
 
 
 def _log_lines(title: str, total: int) -> Advance:
-    started = last = time.monotonic()
-    done = 0
+    last = time.monotonic()
+    done, first = 0, 0.0
 
     def advance() -> None:
-        nonlocal done, last
+        nonlocal done, first, last
         done += 1
         now = time.monotonic()
+        if done == 1:
+            first = now  # the first step is not like the others: it warms everything up, and tells nothing of the rest
         if now - last >= LOG_INTERVAL and done < total:
             last = now
-            left = (now - started) / done * (total - done)
-            typer.echo(f"{title}: step {done} of {total}, about {duration(left)} left", err=True)
+            left = f", about {duration((now - first) / (done - 1) * (total - done))} left" if done > 1 else ""
+            typer.echo(f"{title}: step {done} of {total}{left}", err=True)
 
     return advance
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,24 +15,32 @@ from wordbrush.errors import RequestError
 from wordbrush.request import GenerationRequest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from wordbrush.cli.output import Output
     from wordbrush.conditioning.report import TokenRow
-    from wordbrush.pipeline import Pipeline
-    from wordbrush.sheets import Frame
+    from wordbrush.evaluation.explaining import Explained
 
 Prompt = Annotated[str, typer.Argument(help="What to paint.")]
 Target = Annotated[str, typer.Option("--output", "-o", help="A .png file for the film strip.")]
 Columns = Annotated[int, typer.Option("--columns", min=2, help="How many moments the strip shows.")]
+Words = Annotated[
+    str | None,
+    typer.Option("--words", metavar="FILE", help="Also write where each word acts in the picture, to this .png file."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog='Example: wordbrush explain "a fox on a blue background" --seed 7 -o explain.png')(explain)
+    example = 'wordbrush explain "a fox on a blue background" --seed 7 -o explain.png --words words.png'
+    app.command(epilog=f"Example: {example}")(explain)
 
 
 def explain(
     prompt: Prompt,
     output: Target = "explain.png",
     columns: Columns = 8,
+    words: Words = None,
     negative: options.Negative = "",
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -49,65 +58,70 @@ def explain(
     A prompt that changes on the way has a table for each of its texts.
 
     The strip shows x at some timesteps, decoded, and below it the clean picture that the network then predicted.
+    --words shows, for every word of the prompt, which parts of the picture looked at it: the cross-attention of the
+    network, averaged over its heads, layers and steps.
     """
-    from wordbrush.cli.output import Output
-    from wordbrush.conditioning.prompt.program import PromptProgram
-    from wordbrush.metadata import write_whole
-    from wordbrush.sheets import film_strip
+    from wordbrush.evaluation.explaining import explain as explained_by
 
-    place = Output.parse(output)
-    if place.file is None:
-        raise RequestError(f"-o {output!r} is not a .png file")
+    places = [_png(output, "-o")] + ([] if words is None else [_png(words, "--words")])
     width, height = options.size(size)
     request = GenerationRequest(
         prompt=prompt, negative_prompt=negative, seed=seed, steps=steps, guidance=guidance, sampler=sampler,
         schedule=schedule, width=width, height=height,
     )  # fmt: skip
-    place.check()
+    for place in places:
+        place.check()
     pipe = open_pipeline(model, device, dtype)
     request = pipe.fill(request)
-    texts = PromptProgram.parse(prompt).texts(pipe.step_count(request))
-    notes, tables = pipe.notes(request), {text: pipe.conditioner.table(text) for text in texts}
-    reports = {text: pipe.conditioner.report(text) for text in texts}
-    buffer = BytesIO()
-    film_strip(_frames(pipe, request, columns)).save(buffer, format="PNG")
-    file = write_whole(place.file, buffer.getvalue())
+    with console.progress("painting 1 picture", pipe.step_count(request)) as advance:
+        found = explained_by(pipe, request, columns, lambda _: advance())
+    files = [_write(place, sheet) for place, sheet in zip(places, _sheets(found), strict=False)]
     if as_json:
-        rows = [{"prompt": text} | asdict(row) for text, table in tables.items() for row in table]
-        told = [{"prompt": text} | asdict(report) for text, report in reports.items()]
-        fields = request.to_dict()
-        console.json_result({"file": str(file), "tokens": rows, "reports": told, "notes": notes, "request": fields})
+        content = found.output() | {"file": str(files[0]), "request": found.request.to_dict()}
+        console.json_result(content | ({} if words is None else {"words_file": str(files[1])}))
         return
-    for text in notes:
+    for text in found.notes:
         console.note(text)
-    for text, table in tables.items():
-        for line in [repr(text)] * (len(tables) > 1) + token_lines(table):
+    for reading in found.readings:
+        for line in [repr(reading.text)] * (len(found.readings) > 1) + token_lines(reading.table):
             console.result(line)
-        if reports[text].chunks > 1:
-            found = reports[text]
-            console.result(f"{found.pieces} pieces, read in {found.chunks} chunks of {found.limit}")
-    console.result(str(file))
+        if reading.report.chunks > 1:
+            told = reading.report
+            console.result(f"{told.pieces} pieces, read in {told.chunks} chunks of {told.limit}")
+    for file in files:
+        console.result(str(file))
 
 
-def _frames(pipe: Pipeline, request: GenerationRequest, columns: int) -> list[Frame]:
-    """The start, moments evenly chosen, and the picture; each shows x and the x0 that was predicted from it."""
-    from wordbrush.sheets import Frame
+def _png(output: str, flag: str) -> Output:
+    from wordbrush.cli.output import Output
 
-    run = pipe.begin(request)
-    total = len(run.times) - 1
-    shown = {round(index * (total - 1) / max(columns - 2, 1)) for index in range(columns - 1)}
-    frames, x, t = [], run.x, run.times[0]
-    with console.progress("painting 1 picture", total) as advance:
-        for step in run:
-            if step.index in shown:
-                label = f"timestep {run.plan.timestep(t):.0f}"
-                frames.append(Frame(label=label, noisy=pipe.decode(x)[0], clean=pipe.decode(step.x0)[0]))
-            x, t = step.x, step.t
-            advance()
-    return [*frames, Frame(label="the picture", noisy=pipe.finish(request, x)[0], clean=None)]
+    place = Output.parse(output)
+    if place.file is None:
+        raise RequestError(f"{flag} {output!r} is not a .png file")
+    return place
 
 
-def token_lines(table: list[TokenRow]) -> list[str]:
+def _sheets(found: Explained) -> Iterator[Image.Image]:
+    """The film strip; then, made only if it is asked for, where each word acts."""
+    from wordbrush.sheets import contact_sheet, film_strip
+
+    yield film_strip(found.frames)
+    if not found.words:
+        raise RequestError("--words has nothing to show: this model reads no words, or the prompt has none")
+    labels = ["the picture", *(word.word for word in found.words)]
+    yield contact_sheet([found.picture, *(word.overlay for word in found.words)], labels)
+
+
+def _write(place: Output, sheet: Image.Image) -> Path:
+    from wordbrush.metadata import write_whole
+
+    assert place.file is not None
+    buffer = BytesIO()
+    sheet.save(buffer, format="PNG")
+    return write_whole(place.file, buffer.getvalue())
+
+
+def token_lines(table: Sequence[TokenRow]) -> list[str]:
     """The token table as text in columns; weights are one of them if the prompt has any."""
     said = {True: "yes", False: "never", None: ""}
     rows: list[tuple[str, ...]] = [("position", "id", "piece", "word", "weight", "seen in training")]

@@ -76,7 +76,8 @@ class ClassConditioner:
         number = self.number(text)
         if number == len(self.labels):
             return [TokenRow(position=0, id=number, text="no class", word="", role="padding")]
-        return [TokenRow(position=0, id=number, text=self.labels[number], word=text.strip(), role="piece", seen=True)]
+        name = self.labels[number]
+        return [TokenRow(position=0, id=number, text=name, word=text.strip(), role="piece", seen=True, number=0)]
 
 
 class NoConditioner:

@@ -37,8 +37,10 @@ def table_of(reading: Reading, tokenizer: ClipTokenizer, known: KnownWords) -> l
 def _rows(chunk: Chunk, number: int, tokenizer: ClipTokenizer, known: KnownWords) -> list[TokenRow]:
     first, special = number * tokenizer.max_length, tokenizer.special
 
-    def mark(place: int, index: int, text: str, role: str) -> TokenRow:
-        return TokenRow(position=first + place, id=index, text=text, word="", role=role, chunk=number)
+    def mark(place: int, index: int, text: str, role: str, positions: int = 1) -> TokenRow:
+        return TokenRow(
+            position=first + place, id=index, text=text, word="", role=role, chunk=number, positions=positions
+        )
 
     rows = [mark(0, tokenizer.bos_id, special.bos, "start")]
     for place, token in enumerate(chunk, start=1):
@@ -49,15 +51,15 @@ def _rows(chunk: Chunk, number: int, tokenizer: ClipTokenizer, known: KnownWords
     end = len(chunk) + 1
     rows.append(mark(end, tokenizer.eos_id, special.eos, "end"))
     if end + 1 < tokenizer.max_length:
-        text = f"{special.pad} × {tokenizer.max_length - end - 1}"
-        rows.append(mark(end + 1, tokenizer.pad_id, text, "padding"))
+        left = tokenizer.max_length - end - 1
+        rows.append(mark(end + 1, tokenizer.pad_id, f"{special.pad} × {left}", "padding", left))
     return rows
 
 
 def _piece(token: Token, position: int, number: int, known: KnownWords) -> TokenRow:
     return TokenRow(
         position=position, id=token.id, text=token.text, word=token.word, role="piece", seen=known.seen(token.word),
-        weight=token.weight, chunk=number,
+        weight=token.weight, chunk=number, number=token.index,
     )  # fmt: skip
 
 
@@ -65,5 +67,5 @@ def _embedding(token: Token, position: int, number: int, rest: Sequence[Token]) 
     count = sum(other.index == token.index for other in rest)
     return TokenRow(
         position=position, id=None, text=f"{token.text} × {count}", word=token.word, role="embedding",
-        weight=token.weight, chunk=number,
+        weight=token.weight, chunk=number, number=token.index, positions=count,
     )  # fmt: skip

@@ -97,8 +97,11 @@ class FluxConditioner:
         rows = [_row(token, place) for place, token in enumerate(tokens[:limit])]
         rows.append(TokenRow(position=end, id=self.tokenizer.eos_id, text=EOS, word="", role="end"))
         if end < limit:
-            padding = f"{PAD} × {limit - end}"
-            rows.append(TokenRow(position=end + 1, id=self.tokenizer.pad_id, text=padding, word="", role="padding"))
+            padding = TokenRow(
+                position=end + 1, id=self.tokenizer.pad_id, text=f"{PAD} × {limit - end}", word="", role="padding",
+                positions=limit - end,
+            )  # fmt: skip
+            rows.append(padding)
         return [*rows, *(_row(token, None) for token in tokens[limit:])]
 
     def _start(self, text: str, options: TextOptions) -> Chunk:
@@ -135,4 +138,7 @@ class FluxConditioner:
 
 def _row(token: Token, position: int | None) -> TokenRow:
     role = "cut" if position is None else "piece"
-    return TokenRow(position=position, id=token.id, text=token.text, word=token.word, role=role, weight=token.weight)
+    return TokenRow(
+        position=position, id=token.id, text=token.text, word=token.word, role=role, weight=token.weight,
+        number=token.index, positions=int(position is not None),
+    )  # fmt: skip

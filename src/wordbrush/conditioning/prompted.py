@@ -168,6 +168,13 @@ class Prompted:
 
         return apart
 
+    def parts(self, step: int) -> list[tuple[str, Denoiser]]:
+        """What the first picture is told at a step: each text between ANDs, and the unguided denoiser of it alone."""
+        group = next(group for group in self.groups if 0 in group.places)
+        texts = [part.text for part in group.programs[0].at(step, self.counter.steps)]
+        rows = [self.texts.row(text, group.length, negative=False) for text in texts]
+        return [(text, self.bound.denoiser([row])) for text, row in zip(texts, rows, strict=True)]
+
     def _grouped(self, prompts: Sequence[str]) -> list[Group]:
         programs = {prompt: PromptProgram.parse(prompt) for prompt in dict.fromkeys(prompts)}
         kinds: dict[tuple[int, tuple[float, ...]], list[int]] = {}

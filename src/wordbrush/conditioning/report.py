@@ -21,6 +21,8 @@ class TokenRow:
         seen: False for a word that the model never met in training; None where that is not known.
         weight: how strongly its hidden state counts; 1 is as it is.
         chunk: which of the chunks that the encoder reads one by one; 0 is the first.
+        number: which word of the prompt it belongs to, counted over all of them; None for start, end and padding.
+        positions: how many positions of the sequence the row stands for; 0 if it was cut.
     """
 
     position: int | None
@@ -31,6 +33,8 @@ class TokenRow:
     seen: bool | None = None
     weight: float = 1.0
     chunk: int = 0
+    number: int | None = None
+    positions: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Ways to set up the loop.
 
-setup.py   a request completed for a model: its size and times
+setup.py   a request completed for a model: its size and times; run.py, the loop that it becomes
+joined.py  pictures of several requests in one loop
 start.py   image-to-image: begin part-way, from a picture; masked blending: hold what lies outside a mask
 seen.py    what inpainting and editing networks see of the picture
 hires.py   high-resolution fix: a second loop on the enlarged result of the first

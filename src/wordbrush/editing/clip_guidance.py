@@ -159,8 +159,9 @@ class ClipShelf:
         return source / "clip"
 
 
-def guided_by(guide: ClipGuide, denoiser: Denoiser, request: GenerationRequest, process: Process) -> Denoiser:
-    """The denoiser steered as a filled-in request says."""
-    seeds = [(request.seed or 0) + index for index in range(request.pictures)]
+def guided_by(
+    guide: ClipGuide, denoiser: Denoiser, request: GenerationRequest, seeds: Sequence[int], process: Process
+) -> Denoiser:
+    """The denoiser steered as a filled-in request says; `seeds` are the pictures'."""
     gradient = guide.gradient(guide.texts(request.prompts), seeds)
     return steered(denoiser, gradient, request.clip_guidance or 0.0, process)

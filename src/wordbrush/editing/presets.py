@@ -1,7 +1,7 @@
 """Presets: named values for the fields of a request that are not given, in YAML files, fitted to the model.
 
 Presets lie in the user's `presets` folder, a file each, and some ship with Wordbrush; one of the user's takes the place
-of a shipped one of the same name.
+of a shipped one of the same name. Importing this module does not load torch, so that the server can list them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wordbrush.conditioning.writing import PromptWriter
-from wordbrush.editing.setup import side_step, with_seed
 from wordbrush.errors import RequestError
-from wordbrush.formats.parts import ModelParts
 from wordbrush.formats.user_folders import config_folder, shipped_folder
 from wordbrush.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from wordbrush.conditioning.writing import PromptWriter
+    from wordbrush.formats.parts import ModelParts
 
 # What is about one picture, or about the preset itself, is no business of a preset.
 _NOT_SETTABLE = {
@@ -87,6 +88,8 @@ def worded(parts: ModelParts, writer: PromptWriter, request: GenerationRequest) 
     Raises:
         RequestError: a preset, style or wildcard does not exist, or a prompt cannot be read.
     """
+    from wordbrush.editing.setup import with_seed
+
     return writer.written(with_preset(parts, with_seed(request), expands=writer.expander is not None))
 
 
@@ -144,6 +147,8 @@ def _sized(parts: ModelParts, request: GenerationRequest, size: float) -> dict[s
     with repetitions. So it paints its own size, and a second loop enlarges that; a tiny one's second loop repeats
     things too, and an upscaler does it.
     """
+    from wordbrush.editing.setup import side_step
+
     deciding = ("image", "latents", "width", "height", "hires", "upscale", "timesteps")
     if any(getattr(request, name) is not None for name in deciding) or size == 1:
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from wordbrush.diffusion.plan import TimePlan
@@ -43,6 +44,19 @@ def filled_for(parts: ModelParts, request: GenerationRequest) -> GenerationReque
 def with_seed(request: GenerationRequest) -> GenerationRequest:
     """The request with a seed: its own, or one that is drawn."""
     return request if request.seed is not None else request.model_copy(update={"seed": secrets.randbelow(2**32)})
+
+
+def picture_seeds(request: GenerationRequest, given: Sequence[int] | None) -> tuple[int, ...]:
+    """The seed of each picture of a filled-in request: its own, or those given for pictures of several requests.
+
+    Raises:
+        RequestError: there are more or fewer than pictures.
+    """
+    if given is None:
+        return tuple((request.seed or 0) + index for index in range(request.pictures))
+    if len(given) != request.pictures:
+        raise RequestError(f"{len(given)} seeds are given for {request.pictures} pictures; give one for each")
+    return tuple(given)
 
 
 def _refuse_meaningless(parts: ModelParts, request: GenerationRequest) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ def _slerp(amount: float, a: Tensor, b: Tensor) -> Tensor:
     return (weights[0] * wide_a + weights[1] * wide_b).to(a.dtype)
 
 
-def varied(noise: Tensor, request: GenerationRequest) -> Tensor:
+def varied(noise: Tensor, request: GenerationRequest, seeds: Sequence[int]) -> Tensor:
     """The starting noise of a filled-in request: turned towards the variation seed's, where one is asked for.
 
     A1111's variation seed and strength, with the angle taken over the whole picture (A1111 takes one for every column
@@ -45,8 +47,10 @@ def varied(noise: Tensor, request: GenerationRequest) -> Tensor:
 
     Args:
         noise: (B, C, h, w), the seeds' own, or the `latents` given.
+        seeds: of the pictures; each one's variation seed is as far from the request's as its seed is.
     """
     if request.variation_strength is None:
         return noise
-    other = NoiseSource.for_batch(request.variation_seed or 0, request.pictures, noise.shape[1:])
+    moved = (request.variation_seed or 0) - (request.seed or 0)
+    other = NoiseSource([seed + moved for seed in seeds], noise.shape[1:])
     return slerp(request.variation_strength, noise, other())

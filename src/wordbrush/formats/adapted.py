@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from wordbrush.runtime.offload import Offload
 from wordbrush.runtime.policy import Runtime
 from wordbrush.runtime.runners import PackedRunner, Runner, Told, runner_of
+from wordbrush.runtime.text_attention import Watch
 
 if TYPE_CHECKING:
     from wordbrush.formats.lora import Attached, LoraUse, Match
@@ -117,4 +119,7 @@ class _TakingTurns:
     def __call__(self, x: Tensor, timestep: float, told: Told, *, copies: int, guidance: float | None) -> Tensor:
         self._adapted.use(self._uses)
         return self._runner(x, timestep, told, copies=copies, guidance=guidance)
+
+    def watched(self, watch: Watch) -> AbstractContextManager[None]:
+        return self._runner.watched(watch)
 

@@ -24,6 +24,11 @@ def cache_folder() -> Path:
     return place / "cache" if sys.platform == "win32" else place
 
 
+def data_folder() -> Path:
+    """The folder of what a user has made and wants kept, such as the server's jobs and pictures."""
+    return _place("XDG_DATA_HOME", ".local/share", windows="LOCALAPPDATA", mac="Library/Application Support")
+
+
 def hub_cache() -> Path:
     """Where huggingface_hub keeps what it has downloaded; the rules are that library's."""
     default = Path("~/.cache").expanduser()

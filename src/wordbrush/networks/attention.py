@@ -54,6 +54,17 @@ def attend(
     return out.transpose(1, 2).flatten(2)
 
 
+def attention_weights(
+    query: torch.Tensor, key: torch.Tensor, heads: int, *, scale: float | None = None
+) -> torch.Tensor:
+    """Where `attend` looks: softmax(q kᵀ · scale), (B, heads, L, S) in float32; each row of it sums to 1.
+
+    query: (B, L, heads * d); key: (B or 1, S, heads * d); scale: None is 1 / √d.
+    """
+    q, k = (split_heads(x, heads).float() for x in (query, key))
+    return F.softmax(q * (q.shape[3] ** -0.5 if scale is None else scale) @ k.transpose(2, 3), dim=-1)
+
+
 def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
     q = q * scale
     k = k.transpose(2, 3)  # (B, heads, d, S)

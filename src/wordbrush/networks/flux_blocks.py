@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import attend
+from .attention import attend, attention_weights
 
 _EPS = 1e-6  # of every norm in this network
 _THETA = 10_000.0
@@ -87,12 +87,30 @@ class Attention(nn.Module):
         return attend(query.flatten(2), key.flatten(2), value.flatten(2), self.heads)
 
 
+    def _looks(self, query: torch.Tensor, key: torch.Tensor, rotation: Rotation, length: int) -> torch.Tensor:
+        """How much each picture token looks at each of the first `length` tokens, which are the text's.
+
+        query, key: (B, L + N, heads, d), as for `mix`. Returns (B, N, L), the mean over heads, in float32; what a row
+        lacks of 1 goes to the picture itself.
+        """
+        query, key = rotate(query, rotation)[:, length:], rotate(key, rotation)
+        mean = query.new_zeros(len(query), query.shape[1], length, dtype=torch.float32)
+        for head in range(self.heads):  # one by one: all at once would take more memory than the network
+            mean += attention_weights(query[:, :, head], key[:, :, head], 1)[:, 0, :, :length] / self.heads
+        return mean
+
+
 class SelfAttention(Attention):
     """Attention over one stream, without a layer after it."""
 
     def forward(self, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """x: (B, L, D). Returns the same shape."""
         return self.mix(*self.project(x), rotation)
+
+    def looks(self, x: torch.Tensor, rotation: Rotation, length: int) -> torch.Tensor:
+        """Where a call looks whose first `length` tokens are text: (B, N, L), see `_looks`."""
+        query, key, _ = self.project(x)
+        return self._looks(query, key, rotation, length)
 
 
 class JointAttention(Attention):
@@ -122,6 +140,12 @@ class JointAttention(Attention):
         out = self.mix(query, key, value, rotation)
         length = text.shape[1]
         return self.to_out[0](out[:, length:]), self.to_add_out(out[:, :length])
+
+    def looks(self, x: torch.Tensor, text: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """Where a call looks: (B, N, L), see `_looks`."""
+        pairs = zip(self.project_text(text)[:2], self.project(x)[:2], strict=True)
+        query, key = (torch.cat(pair, dim=1) for pair in pairs)
+        return self._looks(query, key, rotation, text.shape[1])
 
 
 class TanhGELU(nn.Module):

@@ -109,7 +109,7 @@ class UNet(nn.Module):
             self.up_blocks.append(UpBlock(shape, widths[min(i + 1, levels - 1)], skips, last=i == 0))
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-        for index, layer in enumerate(self._transformer_layers()):
+        for index, layer in enumerate(self.transformer_layers()):
             layer.index = index
 
     def forward(
@@ -168,7 +168,7 @@ class UNet(nn.Module):
         if context.ndim != 3 or context.shape[2] != self.config.cross_attention_dim:
             width = self.config.cross_attention_dim
             raise ValueError(f"context has shape {tuple(context.shape)}; this network takes (B, L, {width})")
-        return PreparedContext(pairs=tuple(layer.attn2.keys_values(context) for layer in self._transformer_layers()))
+        return PreparedContext(pairs=tuple(layer.attn2.keys_values(context) for layer in self.transformer_layers()))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Re-draws every parameter for training from scratch.
@@ -182,7 +182,8 @@ class UNet(nn.Module):
                 zero(module.proj_out)
         zero(self.conv_out)
 
-    def _transformer_layers(self) -> list[TransformerLayer]:
+    def transformer_layers(self) -> list[TransformerLayer]:
+        """Every layer with self- and cross-attention, in the order they run."""
         parts = [*self.down_blocks, self.mid_block, *self.up_blocks]  # in the order they run
         return [module for part in parts for module in part.modules() if isinstance(module, TransformerLayer)]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import attend
+from .attention import attend, attention_weights
 from .blocks import Downsample, ResnetBlock, Upsample
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B or 1, L, C)
@@ -72,6 +72,10 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, keys_values: KeyValue) -> torch.Tensor:
         """x: (B, N, width). Returns the same shape."""
         return self.to_out[0](attend(self.to_q(x), *keys_values, self.heads))
+
+    def looks(self, x: torch.Tensor, keys_values: KeyValue) -> torch.Tensor:
+        """Where a call looks: (B, heads, N, L) in float32, each row of which sums to 1."""
+        return attention_weights(self.to_q(x), keys_values[0], self.heads)
 
 
 class GEGLU(nn.Module):

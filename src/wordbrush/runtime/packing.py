@@ -272,6 +272,17 @@ class PackedCrossAttention:
             result.flatten(1, 2).to(context.dtype).contiguous(),  # (B, heads * S, C)
         )
 
+    def looks(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        """Where a call looks: (B, heads, L, S) in float32, each row of which sums to 1; arguments as there."""
+        first = prepared[0].expand(len(x), *prepared[0].shape[1:])
+        rows, length, width = x.shape
+        if first.ndim == 3:
+            scores = torch.bmm(x, first).view(rows, length, self.heads, -1).transpose(1, 2)
+        else:
+            q = self.query(x).view(rows, length, self.heads, width // self.heads).transpose(1, 2)
+            scores = q.float() @ first.float() * q.shape[3] ** -0.5
+        return torch.softmax(scores.float(), dim=3)
+
     def __call__(self, x: Tensor, shortcut: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
         """x, shortcut: (B, L, C); prepared: of B rows, or of one that serves all. Returns shortcut + attention(x)."""
         first, second = (part.expand(len(x), *part.shape[1:]) for part in prepared)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol
+from functools import cache, partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from wordbrush.networks.flux import FluxTransformer, image_positions, pack_latents, text_positions, unpack_latents
+from wordbrush.networks.flux_blocks import JointAttention, SelfAttention
 from wordbrush.networks.unet import AddedConditioning, PreparedContext, UNet, guidance_embedding, with_time_band
 from wordbrush.runtime.packed_unet import PackedUNet
+from wordbrush.runtime.packing import PackedCrossAttention
 from wordbrush.runtime.policy import Runtime
+from wordbrush.runtime.text_attention import Watch
 
 # FLUX tells time in [0, 1]; its training timesteps count to this.
 _FLUX_TIMESTEPS = 1000.0
@@ -85,6 +89,10 @@ class Runner(Protocol):
         """
         ...
 
+    def watched(self, watch: Watch) -> AbstractContextManager[None]:
+        """While it lasts, `watch` is told where every layer looks in the text. What is computed stays as it is."""
+        ...
+
 
 def runner_of(network: nn.Module, runtime: Runtime, *, take: bool = False) -> Runner:
     """How to run a network that is on the runtime's device already; on a CPU where it pays, a packed copy.
@@ -133,6 +141,19 @@ class UNetRunner:
         x = torch.cat([x] * copies)
         return self.unet(x, time, told.context, added=added, guidance=scale, labels=labels)
 
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """As in `Runner`."""
+        with ExitStack() as hooks:
+            for layer in self.unet.transformer_layers():
+                looks, index = layer.attn2.looks, layer.index
+
+                def tell(_: Any, inputs: tuple[Any, ...], looks: Any = looks, index: int = index) -> None:
+                    watch(index, looks(*inputs).mean(dim=1))
+
+                hooks.enter_context(_hooked(layer.attn2, tell))
+            yield
+
 
 class PackedRunner:
     """A packed copy of a U-Net; what rows of one picture share it computes once."""
@@ -155,6 +176,30 @@ class PackedRunner:
             x, _ = with_time_band(x, torch.tensor([timestep]))
             x, timestep = x.contiguous(memory_format=torch.channels_last), 0.0
         return self.unet(x, timestep, told.context, copies=copies)
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """As in `Runner`."""
+        plain = [layer.cross for layer in self.unet.layers]
+        for layer, cross in zip(self.unet.layers, plain, strict=True):
+            layer.cross = _WatchedCrossAttention(cross, partial(watch, layer.index))
+        try:
+            yield
+        finally:
+            for layer, cross in zip(self.unet.layers, plain, strict=True):
+                layer.cross = cross
+
+
+class _WatchedCrossAttention(PackedCrossAttention):
+    """Another one, which tells where it looks."""
+
+    def __init__(self, plain: PackedCrossAttention, tell: Callable[[Tensor], None]) -> None:
+        self.__dict__ = dict(vars(plain))  # packed already
+        self._tell = tell
+
+    def __call__(self, x: Tensor, shortcut: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        self._tell(self.looks(x, prepared).mean(dim=1))
+        return super().__call__(x, shortcut, prepared)
 
 
 class FluxRunner:
@@ -188,7 +233,38 @@ class FluxRunner:
         )
         return unpack_latents(tokens, height, width)
 
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """As in `Runner`: of blocks that join text and picture, what the picture's tokens look at in the text."""
+        length = 0
+
+        def joint(index: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal length
+            length = inputs[1].shape[1]  # of the text; in the blocks after these it is no longer apart
+            watch(index, cast(JointAttention, module).looks(*inputs))
+
+        def single(index: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x, rotation = inputs
+            watch(index, cast(SelfAttention, module).looks(x, rotation, length))
+
+        blocks = [(block, joint) for block in self.transformer.transformer_blocks]
+        blocks += [(block, single) for block in self.transformer.single_transformer_blocks]
+        with ExitStack() as hooks:
+            for index, (block, tell) in enumerate(blocks):
+                hooks.enter_context(_hooked(cast(nn.Module, block.attn), partial(tell, index)))
+            yield
+
     def _scale(self, guidance: float | None, device: torch.device) -> Tensor | None:
         if not self.transformer.config.guidance_embeds:
             return None
         return torch.tensor([1.0 if guidance is None else guidance], device=device)
+
+
+@contextmanager
+def _hooked(module: nn.Module, before: Callable[[nn.Module, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Calls `before` with the module's inputs before each of its calls."""
+    handle = module.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
