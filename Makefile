@@ -44,7 +44,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing Wordbrush and its test tools into $(VENV); the first time takes a few minutes."
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLDER_CLIENT) openai==1.109.1
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLDER_CLIENT) openai==1.109.1 distro==1.9.0
 	@command -v chromium >/dev/null || $(BIN)/playwright install chromium || \
 	  echo "There is no chromium here, so the studio's tests will be skipped; Debian, Ubuntu: apt-get install chromium" >&2
 	@touch $(VENV)/.installed $@

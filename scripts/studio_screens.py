@@ -35,6 +35,7 @@ def paint(page: Page, prompt: str, count: int = 1) -> None:
 
 def shoot(page: Page, folder: Path, name: str) -> None:
     """One screenshot of what the window shows, once its pictures are there."""
+    page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(900)
     page.evaluate("Promise.all([...document.images].map((each) => each.decode().catch(() => null)))")
     page.screenshot(path=folder / f"{name}.png")
@@ -77,8 +78,9 @@ def walk(browser: Browser, url: str, folder: Path, size: tuple[int, int], scheme
         shoot(page, folder, f"models-{mark}")
         go_to(page, "Understand")
         shoot(page, folder, f"understand-empty-{mark}")
-        page.locator("button.wb-go:visible").click()
-        page.wait_for_selector("img[src^='/v1/images/']:visible", timeout=WAIT)
+        page.fill("#wb-understand-prompt textarea", PROMPTS[0])
+        page.click("#wb-understand-go")
+        page.wait_for_selector("#wb-understand-shown .wb-understood", timeout=WAIT)
         shoot(page, folder, f"understand-{mark}")
 
 
@@ -94,8 +96,8 @@ def main() -> None:
             page.locator("#wb-prompt textarea").wait_for()
             for prompt in PROMPTS:
                 paint(page, prompt)
-        for size in (DESKTOP, PHONE):
-            for scheme in ("light", "dark"):
+        for scheme in ("light", "dark"):
+            for size in (PHONE, DESKTOP):
                 walk(browser, served.url, folder, size, scheme)
                 print(f"{folder}: {size[0]}x{size[1]}, {scheme}")
         browser.close()

@@ -79,7 +79,7 @@ def png_bytes(image: Image.Image, metadata: PictureMetadata) -> bytes:
 
 def read_metadata(path: str | Path) -> PictureMetadata:
     """The request inside a picture file; see `metadata_of`. Raises `RequestError`."""
-    texts = {key: value for key, value in open_picture(path).info.items() if isinstance(value, str)}
+    texts = {str(key): value for key, value in open_picture(path).info.items() if isinstance(value, str)}
     return metadata_of(texts, str(path))
 
 

@@ -127,7 +127,8 @@ def test_flux(make_family: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     for x, timestep in seen:
         with torch.no_grad():
             theirs.transformer(
-                theirs._pack_latents(x, *x.shape), timestep=torch.tensor([timestep / 1000]), guidance=torch.tensor([3.5]),
+                theirs._pack_latents(x, *x.shape), timestep=torch.tensor([timestep / 1000]),
+                guidance=torch.tensor([3.5]),
                 pooled_projections=pooled, encoder_hidden_states=embeds, txt_ids=text_ids, img_ids=image_ids,
             )  # fmt: skip
     assert len(layers) == 3 * len(seen)  # one block of two streams, two of one
@@ -140,7 +141,8 @@ def test_the_embedded_model_in_bfloat16(tmp_path: Path) -> None:
     pipe.save(tmp_path / "folder")
     prompt = "a dog to the left of a pizza on a blue background"
     explained = explain(pipe, GenerationRequest(prompt=prompt, seed=3, steps=6))
-    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "folder", safety_checker=None).to(torch.float32)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "folder", safety_checker=None)
+    theirs = theirs.to(torch.float32)
     embeds, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
     seen = seen_by_the_network(pipe, GenerationRequest(prompt=prompt, seed=3, steps=6))
     with torch.no_grad(), recorded_scores(theirs.unet) as layers:

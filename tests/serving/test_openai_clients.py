@@ -1,7 +1,7 @@
 """The unmodified `openai` client against the real server and the embedded model: the newest one, and an older major.
 
-`openai_suite.py` is what both must be able to do. The older one lies in `.venv/clients/openai-1`, put there by `make
-clients`.
+`openai_suite.py` is what both must be able to do. The older one lies in `.venv/clients/openai-1`, put there by the
+Makefile with the test tools.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run_suite(guarded: tuple[Served, str], packages: Path | None, *checks: str) 
 
 def older() -> Path:
     if not (OLDER / "openai").is_dir():
-        pytest.skip("the older client is not installed; run `make clients`")
+        pytest.skip("the older client is not installed; `make test` does it")
     return OLDER
 
 

@@ -225,7 +225,7 @@ def test_bombs_are_refused_before_they_unpack(name: str, settings: Settings, mon
     decoded: list[Any] = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         with pytest.raises(RequestError) as caught:
             picture_from(data, settings)
@@ -233,7 +233,7 @@ def test_bombs_are_refused_before_they_unpack(name: str, settings: Settings, mon
     finally:
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - began < 1.5
+    assert time.process_time() - began < 1.5
     assert most < len(data) + 12 * 1024**2
     assert decoded == []
 

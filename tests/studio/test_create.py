@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tests.serving.conftest import Served
-from tests.studio.conftest import DESKTOP, LORA, PHONE, OpenPage, sync_api
+from tests.studio.conftest import DESKTOP, LORA, PHONE, OpenPage, go_to, sync_api
 
 from wordbrush.metadata import read_metadata
 
@@ -221,6 +221,13 @@ def test_a_picture_goes_to_edit_and_understand(open_page: OpenPage, size: tuple[
     page.get_by_role("button", name="Send to Edit").click()
     page.wait_for_selector(f"#wb-brush-easel img[src*='{address[11:40]}']", timeout=WAIT)
     sync_api.expect(page.get_by_role("tab", name="Edit")).to_have_attribute("aria-selected", "true")
+    go_to(page, "Understand")
+    page.wait_for_timeout(500)
+    assert page.inner_text("#wb-understand-notes").strip() == "", "what was sent to Edit is no business of this page"
+    go_to(page, "Create")
+    page.get_by_role("button", name="See how it was painted").click()
+    page.wait_for_selector("#wb-understand-shown .wb-understood", timeout=WAIT)
+    assert page.input_value("#wb-understand-prompt textarea") == "a horse"
 
 
 def test_several_pictures_and_a_size(studio: Served, open_page: OpenPage) -> None:

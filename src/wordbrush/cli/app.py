@@ -11,6 +11,7 @@ from wordbrush.cli import (
     bench,
     console,
     data,
+    doctor,
     edit,
     evaluate,
     explain,
@@ -32,7 +33,7 @@ from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 # Each module adds its commands with `register(app)`; the order is that of `wordbrush --help`.
 COMMANDS = (
     generate, edit, vary, travel, upscale, replay, plot, prompts, explain,
-    models, data, train, finetune, evaluate, bench, serve, keys,
+    models, data, train, finetune, evaluate, bench, doctor, serve, keys,
 )  # fmt: skip
 
 WORK_FAILED, REQUEST_WRONG, INTERRUPTED = 1, 2, 130

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from wordbrush.errors import RequestError
+from wordbrush.serving.checkup import NEEDED
 
 Texts = list[str] | None
-NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "pydantic_settings", "prometheus_client", "structlog", "limits")
 
 
 def register(app: typer.Typer) -> None:

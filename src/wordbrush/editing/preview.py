@@ -78,15 +78,16 @@ class Preview:
         return buffer.getvalue()
 
 
-_known: WeakKeyDictionary[Codec, Preview] = WeakKeyDictionary()
+# Not the previews: they hold their codecs, whose models would never be given up.
+_known: WeakKeyDictionary[Codec, Tensor | None] = WeakKeyDictionary()
 
 
 def preview_of(codec: Codec) -> Preview:
     """How the latents of a codec look; fitted when it is asked for the first time, or read from the cache."""
     if codec not in _known:
         decodes = isinstance(codec.vae, TinyAutoencoder | Pixels)
-        _known[codec] = Preview(codec, None if decodes else _weights(codec))
-    return _known[codec]
+        _known[codec] = None if decodes else _weights(codec)
+    return Preview(codec, _known[codec])
 
 
 def _weights(codec: Codec) -> Tensor:

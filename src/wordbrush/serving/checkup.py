@@ -14,7 +14,11 @@ from wordbrush.cli.checkup import LEAST_DISK, Finding
 if TYPE_CHECKING:
     from wordbrush.serving.settings import Settings
 
-NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "pydantic_settings", "prometheus_client", "structlog", "limits")
+NEEDED = (
+    "fastapi", "fastapi_offline", "filelock", "limits", "multipart", "prometheus_client", "pydantic_settings",
+    "sqlalchemy", "structlog", "uvicorn",
+)  # fmt: skip
+"""Packages of the extra `serve`, as they are imported."""
 
 
 def server() -> Iterator[Finding]:
@@ -47,9 +51,18 @@ def _data(settings: Settings) -> Iterator[Finding]:
     if settings.database is None and not (settings.data / "wordbrush.db").exists():
         yield Finding("server", "good", f"no data yet; it will be in {settings.data}")
         return
-    from wordbrush.serving.store.database import said_of
+    from wordbrush.serving.store import Store
 
-    yield Finding("server", "good", said_of(settings))
+    store = Store(settings, exclusive=False)  # a server may be running on it
+    try:
+        store.check()
+        keys = store.keys.any()
+    finally:
+        store.close()
+    yield Finding("server", "good", f"the database of {settings.data} is in order")
+    if not settings.loopback and not keys:
+        mend = "wordbrush keys add NAME"
+        yield Finding("server", "wrong", f"{settings.host} is not loopback, and there is no API key", mend)
 
 
 def _address(settings: Settings) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import multiprocessing
 import signal
 import socket
 import threading
@@ -53,6 +54,9 @@ def run(settings: Settings) -> None:
         config.timeout_graceful_shutdown = int(LAST_ANSWERS)
         process = _Process(config, server)
         process.run(sockets=[bound])
+        if process.force_exit:  # workers do not heed signals, and Python would wait for them
+            for worker in multiprocessing.active_children():
+                worker.kill()
         if not process.started:
             raise WorkFailed("the server could not be started; its log says why")
 
@@ -104,17 +108,17 @@ class _Process(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets the jobs end, the second one does not wait."""
         if self._draining is None and self._loop is not None:
-            name = signal.Signals(sig).name
-            log.info("ending: running jobs may finish", signal=name, grace=self._server.settings.shutdown_grace)
             self._server.closing = True
-            self._draining = threading.Thread(target=self._drain, name="drain", daemon=True)
+            self._draining = threading.Thread(target=self._drain, args=(sig,), name="drain", daemon=True)
             self._draining.start()
             return
         self.force_exit = True  # what still runs is queued again at the next start
         self._finish()
 
-    def _drain(self) -> None:
+    def _drain(self, sig: int) -> None:
         try:
+            name, grace = signal.Signals(sig).name, self._server.settings.shutdown_grace
+            log.info("ending: running jobs may finish", signal=name, grace=grace)
             self._server.drain()
         finally:
             self._finish()

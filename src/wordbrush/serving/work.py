@@ -1,7 +1,7 @@
-"""What a job is: the work that is asked for, the states it goes through, its pictures, and what it tells on the way.
+"""What a job is: the work asked for, the states it goes through, its pictures, and what it tells on the way.
 
-Everything in the server speaks in these types: the APIs make a `Work` of what a client asks, the queue keeps it, a worker
-does it. None of them is a path: pictures that a client gives are known by the SHA-256 of their pixels (`store.inputs`).
+Everything in the server speaks in these types: the APIs make a `Work` of what a client asks, the queue keeps it, a
+worker does it. None of them is a path: a client's pictures are known by the SHA-256 of their pixels (`store.inputs`).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Job:
         owner: the id of the key that asked; "local" where no keys are used.
         source: which door it came through: "v1", "openai", "sdapi", "studio".
         position: 0 is next, counted over the whole queue; None unless queued.
-        output: what is not a picture: notes' texts are in `notes`; of `Describe` {"caption": …}, of `Explain` the tokens.
+        output: what is neither picture nor note: of `Describe` {"caption": …}, of `Explain` the tokens.
     """
 
     id: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -16,7 +17,7 @@ from wordbrush.errors import RequestError, WordbrushError
 from wordbrush.formats.library import CHECKPOINT, EMBEDDED
 from wordbrush.serving.catalogue import Known
 from wordbrush.serving.guard.caller import remembered
-from wordbrush.studio import choices, create, edit, gallery, markup, models_page, theme, understand
+from wordbrush.studio import choices, create, edit, gallery, models_page, theme, understand
 from wordbrush.studio.create_events import QUIET, CreateEvents, closed
 from wordbrush.studio.form import AUTO, MOST_LORAS, Form
 from wordbrush.studio.gallery import GalleryEvents
@@ -154,7 +155,7 @@ class Studio:
     def opened(self, request: gr.Request) -> tuple[Any, ...]:
         """What a page that was just loaded is told: what there is by now, and who is logged in."""
         caller = caller_of(request)
-        who = "" if caller.id == "local" else _LOG_OUT.format(name=markup.escape(caller.name))
+        who = "" if caller.id == "local" else _LOG_OUT.format(name=escape(caller.name))
         return gr.update(choices=choices.models(self.server)), gr.update(choices=choices.loras(self.server)), who
 
     async def closed(self, request: gr.Request) -> None:

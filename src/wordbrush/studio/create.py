@@ -33,7 +33,7 @@ class CreatePage:
         typed: pressed by the page's script when typing rests.
     """
 
-    fields: Mapping[str, gr.components.Component]
+    fields: Mapping[str, Any]
     strengths: tuple[gr.Slider, ...]
     carried: gr.State
     carried_note: gr.HTML
@@ -51,12 +51,12 @@ class CreatePage:
     clear_carried: gr.Button
 
     @property
-    def inputs(self) -> list[gr.components.Component]:
+    def inputs(self) -> list[Any]:
         """What handlers take: what is carried, then the values that `Form.of_values` reads."""
         return [self.carried, *(self.fields[name] for name in NAMES), *self.strengths]
 
     @property
-    def form_outputs(self) -> list[gr.components.Component]:
+    def form_outputs(self) -> list[Any]:
         """What `updates` changes."""
         return [*self.fields.values(), *self.strengths, self.carried, self.carried_note, self.clear_carried]
 
@@ -69,7 +69,7 @@ class CreatePage:
             self.fields["prompt"]: form.prompt,
             self.fields["negative"]: form.negative,
             self.fields["model"]: gr.update(value=model, choices=choices.models(server)),
-            self.fields["preset"]: form.preset if form.preset in dict(map(reversed, choices.presets())) else AUTO,
+            self.fields["preset"]: form.preset if form.preset in {name for _, name in choices.presets()} else AUTO,
             self.fields["size"]: gr.update(value=form.size, choices=_with(choices.sizes(server, model), form.size)),
             self.fields["steps"]: _shown(form.steps),
             self.fields["guidance"]: _shown(form.guidance),

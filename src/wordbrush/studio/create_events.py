@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -149,7 +150,8 @@ class CreateEvents:
             yield {page.notes: notice(capital(str(error)), alarm=True), page.status: ""}
             return
         seat.jobs[job.id] = kind
-        asked, ratio = job.work.request, self._ratio(job.work.request)
+        asked = job.work.request if isinstance(job.work, Generate) else work.request
+        ratio = self._ratio(asked)
         begun: dict[Any, Any] = {page.last_seed: asked.seed, page.notes: "", page.stop: gr.update(interactive=True)}
         if kind == PAINT:
             begun[page.canvas] = markup.waiting(asked.pictures, ratio)
@@ -189,7 +191,7 @@ class CreateEvents:
             found = None
         said = f"{len((prompt or '').split())} words" if found is None else found.sentence
         over = " wb-over" if found is not None and (found.pieces > found.limit or found.unseen) else ""
-        return f"<span class='wb-count{over}'>{markup.escape(said)}</span>"
+        return f"<span class='wb-count{over}'>{escape(said)}</span>"
 
     def choose_model(self, model: str, prompt: str) -> tuple[Any, ...]:
         """Another model has other sizes and defaults."""

@@ -206,16 +206,18 @@ class EditEvents:
         """A file was refused there."""
         return {self._page.notes: notice(capital(str((event._data or {}).get("message"))), alarm=True)}
 
-    def sent(self, given: dict[str, Any] | None) -> dict[Any, Any]:
+    def sent(self, request: gr.Request, given: dict[str, Any] | None) -> dict[Any, Any]:
         """A picture from another page, with the words it was painted from."""
-        if not given:
+        seat = self._seats.of(request)
+        if given is None or not seat.is_news(EDIT, given):
             return {self._page.notes: gr.skip()}
+        seat.sent[EDIT] = given["n"]
         changes = self._take(str(given["sha256"]))
-        request = given.get("request") or {}
+        painted = given.get("request") or {}
         words = zip(self._words, ("prompt", "negative_prompt", "model"), strict=True)
         known = {value for _, value in choices.models(self._server)}
         for field, name in words:
-            value = request.get(name) or ""
+            value = painted.get(name) or ""
             text = value if isinstance(value, str) else value[0]
             changes[field] = text if name != "model" or text in known else AUTO
         return changes

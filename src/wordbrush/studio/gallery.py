@@ -89,8 +89,8 @@ def build(server: Server) -> GalleryPage:
         search = gr.Textbox(
             label="Search", placeholder="words of the prompt", elem_id="wb-search", max_lines=1, scale=3
         )
-        kind = gr.Dropdown([("Everything", ANY), *_listed(KINDS)], value=ANY, label="Kind", elem_id="wb-kind")
-        source = gr.Dropdown([("Anywhere", ANY), *_listed(SOURCES)], value=ANY, label="Made in", elem_id="wb-source")
+        kind = gr.Dropdown([("All", ANY), *_listed(KINDS)], value=ANY, label="Kind", elem_id="wb-kind")
+        source = gr.Dropdown([("All", ANY), *_listed(SOURCES)], value=ANY, label="Made in", elem_id="wb-source")
         model = gr.Dropdown(_models(server), value=ANY, label="Model", elem_id="wb-of-model")
     summary = gr.HTML(elem_id="wb-summary")
     grid = gr.HTML(elem_id="wb-gallery", js_on_load=_GRID)
@@ -109,7 +109,7 @@ def _listed(names: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _models(server: Server) -> list[tuple[str, str]]:
-    return [("Any", ANY), *((model.name, model.name) for model in server.catalogue.models)]
+    return [("All", ANY), *((model.name, model.name) for model in server.catalogue.models)]
 
 
 class GalleryEvents:

@@ -87,7 +87,8 @@ def results(tiles: Sequence[Tile]) -> str:
 
 def easel(cards: Sequence[str], ratio: float) -> str:
     """Pictures beside each other. ratio: width to height of one."""
-    return f"<div class='wb-results wb-of-{min(len(cards), 4)}' style='--ratio: {ratio:.4f}'>{''.join(cards)}</div>"
+    number = len(cards) if len(cards) <= 4 else "many"
+    return f"<div class='wb-results wb-of-{number}' style='--ratio: {ratio:.4f}'>{''.join(cards)}</div>"
 
 
 def _card(tile: Tile) -> str:

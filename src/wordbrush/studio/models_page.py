@@ -36,6 +36,10 @@ _TOLD = {
 }  # fmt: skip
 
 
+# Where the detail lies below the list, on a phone, it is brought into view.
+_TO_DETAIL = "() => { if (innerWidth <= 860) document.querySelector('#wb-inspected')?.scrollIntoView(); }"
+
+
 @dataclass(frozen=True)
 class ModelsPage:
     """The page's components. chosen: state: [kind, name] of what is looked at."""
@@ -182,7 +186,7 @@ class ModelsEvents:
         )
         tab.select(self.opened, [page.search, page.chosen], [page.listed, page.memory], **QUIET)
         looked = [page.detail, page.strength, page.use, page.chosen, page.said, page.listed]
-        page.listed.select(self.look, page.search, looked, **QUIET)
+        page.listed.select(self.look, page.search, looked, **QUIET).then(None, js=_TO_DETAIL)
         page.refresh.click(self.refresh, [page.search, page.chosen], [page.listed, page.said], **QUIET)
         page.drop.click(self.drop, None, [page.memory, page.said], **QUIET)
         page.use.click(self.choose, [page.chosen, page.strength, *form], [page.said, *others], **QUIET)

@@ -49,7 +49,7 @@ def restored(data: bytes, settings: Settings, name: str = "the picture") -> Rest
             info = dict(picture.info)
     except (OSError, ValueError, SyntaxError) as error:
         raise RequestError(f"{name} cannot be read, it is damaged or no PNG") from error
-    texts, began_from = without_files({key: value for key, value in info.items() if isinstance(value, str)})
+    texts, began_from = without_files({str(key): value for key, value in info.items() if isinstance(value, str)})
     found = metadata_of(texts, name)
     return Restored(request=found.request, began_from=began_from, unknown=found.ignored or {})
 

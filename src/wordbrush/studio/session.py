@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wordbrush.serving.errors import Refused
 from wordbrush.serving.guard.caller import remembered
@@ -30,11 +30,20 @@ class Seat:
     Attributes:
         jobs: id -> which button started it ("create", "live", "edit" …), while it runs.
         newest: number of the latest text that was typed, of those that paint as one types; seed: theirs.
+        sent: page -> number of the picture that was sent there last.
     """
 
     jobs: dict[str, str] = field(default_factory=dict)
     newest: int = 0
+    sent: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
+
+    def is_news(self, page: str, given: dict[str, Any] | None) -> bool:
+        """Whether a picture was sent to a page just now.
+
+        Gradio says that a state has changed whenever an event could have changed it.
+        """
+        return given is not None and self.sent.get(page) != given["n"]
 
 
 class Seats:

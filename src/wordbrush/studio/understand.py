@@ -146,26 +146,40 @@ class UnderstandEvents:
         sent = page.incoming.change(
             self.sent, page.incoming, [page.carried, page.notes, *page.fields.values()], **QUIET
         )
-        sent.success(self.explain, inputs, changed, trigger_mode="multiple", **QUIET)
+        sent.success(self.explain_sent, [page.incoming, *inputs], changed, trigger_mode="multiple", **QUIET)
 
-    def sent(self, given: dict[str, Any] | None) -> dict[Any, Any]:
+    async def explain_sent(
+        self, request: gr.Request, given: dict[str, Any] | None, carried: dict[str, Any] | None, *values: Any
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Explains a picture that was sent here, once."""
+        seat = self._seats.of(request)
+        if given is None or not seat.is_news(UNDERSTAND, given) or not carried:
+            yield {self._page.status: gr.skip()}
+            return
+        seat.sent[UNDERSTAND] = given["n"]
+        async for changes in self.explain(request, carried, *values):
+            yield changes
+
+    def sent(self, request: gr.Request, given: dict[str, Any] | None) -> dict[Any, Any]:
         """A picture from another page: its request, of which the form shows what can be changed."""
         page = self._page
-        request = dict((given or {}).get("request") or {})
-        if not request:
+        if given is None or not self._seats.of(request).is_news(UNDERSTAND, given):
+            return {page.notes: gr.skip()}
+        painted = dict(given.get("request") or {})
+        if not painted:
             return {page.carried: None, page.notes: notice("That picture does not say how it was painted.", alarm=True)}
-        prompt = request.get("prompt") or ""
+        prompt = painted.get("prompt") or ""
         known = {value for _, value in choices.models(self._server)}
-        model = request.get("model") or AUTO
+        model = painted.get("model") or AUTO
         fields = page.fields
         return {
-            page.carried: request,
+            page.carried: painted,
             page.notes: "",
             fields["prompt"]: prompt if isinstance(prompt, str) else prompt[0],
-            fields["negative"]: request.get("negative_prompt") or "",
+            fields["negative"]: painted.get("negative_prompt") or "",
             fields["model"]: model if model in known else AUTO,
-            fields["seed"]: "" if request.get("seed") is None else str(request["seed"]),
-            fields["steps"]: "" if request.get("steps") is None else str(request["steps"]),
+            fields["seed"]: "" if painted.get("seed") is None else str(painted["seed"]),
+            fields["steps"]: "" if painted.get("steps") is None else str(painted["steps"]),
             fields["columns"]: gr.skip(),
         }
 

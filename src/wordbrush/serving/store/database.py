@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text, update
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from wordbrush.errors import RequestError, WorkFailed
@@ -126,7 +126,9 @@ class Database:
 def _said(shown: str) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except IntegrityError:  # what the caller asks about
+        raise
+    except (DBAPIError, PoolTimeout) as error:
         raise WorkFailed(f"the database {shown!r} does not answer as it should: {_first_line(error)}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ PRIORITIES = range(-100, 101)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _DEFAULT_RETRY = 5
+
+# So many jobs that are past their time are deleted in one transaction, and seconds between two of them.
+_AT_ONCE, _BREATH = 50, 0.02
 
 
 class Jobs(Looking):
@@ -262,6 +266,8 @@ class Jobs(Looking):
             WrongState: it runs.
         """
         ended: list[Job] = []
+        self.get(job_id, caller)
+        names = self._retention.second_names([job_id])
         with self._writing:
             live = self._live(job_id, caller)
             if live is None:
@@ -270,15 +276,17 @@ class Jobs(Looking):
                 raise WrongState(f"the job {job_id!r} is running; cancel it first")
             else:
                 ended = self._end([Ending(live=live, state=JobState.CANCELLED)])
-            self._retention.delete([job_id], self._fresh())
+            self._retention.delete([job_id], names, self._fresh())
         self._tell_ended(ended)
 
     def retain(self) -> int:
         """Deletes the jobs that the settings no longer keep, and stray files. Returns how many jobs."""
         due = self._retention.due()
-        for part in rows.chunks(due):
+        for part in rows.chunks(due, _AT_ONCE):
+            names = self._retention.second_names(part)
             with self._writing:  # not for all at once: clients wait meanwhile
-                self._retention.delete(part, self._fresh())
+                self._retention.delete(part, names, self._fresh())
+            time.sleep(_BREATH)  # a lock that is taken again at once is given to nobody else
         self._retention.sweep()
         return len(due)
 

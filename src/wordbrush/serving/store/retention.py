@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
@@ -25,14 +25,28 @@ class Retention:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def delete(self, job_ids: Sequence[str], fresh: float | None) -> None:
+    def second_names(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """What the pictures of jobs that have ended are called by their pixels, by the hashes of their files.
+
+        It reads them all, so this one is for the time before the lock.
+        """
+        hashes: set[str] = set()
+        with self._store.database.read() as connection:
+            for part in chunks(job_ids):
+                query = select(PICTURES.c.sha256).where(PICTURES.c.job_id.in_(part))
+                hashes |= set(connection.execute(query).scalars())
+        pixels = self._store.pictures.pixels
+        return {sha256: found for sha256 in sorted(hashes) if (found := pixels(sha256)) is not None}
+
+    def delete(self, job_ids: Sequence[str], names: Mapping[str, str], fresh: float | None) -> None:
         """Deletes jobs that have ended, and then the files that no other job has.
 
+        names: their `second_names`.
         fresh: files written at this time (seconds since 1970) or later stay: a running job may be about to name them.
         """
         with self._store.database.write() as connection:
             pictures, inputs = delete_jobs(connection, job_ids)
-        self._remove(pictures, inputs, fresh)
+        self._remove(pictures, inputs | {names[name] for name in pictures if name in names}, fresh)
 
     def due(self) -> list[str]:
         """The jobs that are too old, or the oldest of too many bytes of pictures."""
@@ -69,13 +83,12 @@ class Retention:
 
     def _remove(self, pictures: set[str], inputs: set[str], fresh: float | None) -> None:
         store = self._store
-        pixels = {found for found in map(store.pictures.pixels, sorted(pictures)) if found is not None}
         with store.database.read() as connection:
-            pixels = unused(connection, pixels)
+            inputs = unused(connection, inputs)
         for sha256 in sorted(pictures):
             store.pictures.remove(sha256, older_than=fresh)
         limit = time.time() - INPUT_AGE
-        for sha256 in sorted(inputs | pixels):
+        for sha256 in sorted(inputs):
             store.inputs.remove(sha256, older_than=limit)
 
 

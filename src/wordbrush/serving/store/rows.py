@@ -168,6 +168,6 @@ def unused(connection: Connection, hashes: set[str]) -> set[str]:
     return left
 
 
-def chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+def chunks(values: Sequence[str], most: int = CHUNK) -> Iterable[Sequence[str]]:
     """Parts that fit into one statement."""
-    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+    return (values[start : start + most] for start in range(0, len(values), most))

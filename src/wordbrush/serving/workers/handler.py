@@ -165,6 +165,9 @@ class Handler:
             except WordbrushError as error:  # of the store, which says what is wrong with it
                 self._problem = str(error)
                 logger.error("worker %s: %s", self.setup.name, error)
+            except Exception as error:  # whatever it was: without this thread its jobs would run for ever
+                self._problem = f"{type(error).__name__}: {error}"
+                logger.error("worker %s: unforeseen", self.setup.name, exc_info=error)
             finally:
                 self._end_process()
             if not self._stopping.is_set():
@@ -276,7 +279,8 @@ class Handler:
         """A worker that has finished a batch has said of every job what became of it; if not, they are done again."""
         if self._held:
             logger.error("worker %s forgot the jobs %s", self.setup.name, list(self._held))
-            self._give_back(crashed=True)
+            if not self._give_back(crashed=True):
+                raise EOFError("its jobs could not be put back")
 
     def _look_who_watches(self, job_id: str) -> None:
         watched = self._jobs.watched(job_id)
@@ -306,7 +310,7 @@ class Handler:
             pass
 
     def _hear_the_last(self, connection: Connection) -> None:
-        with contextlib.suppress(EOFError, OSError, WordbrushError):
+        with contextlib.suppress(Exception):  # of the pipe's end, or of the store: the jobs are done again
             while connection.poll():
                 self._hear(connection.recv())
         connection.close()
@@ -315,7 +319,7 @@ class Handler:
         """Puts what is held back into the queue. Returns whether that could be written down."""
         try:
             self._jobs.requeue(list(self._held), self.setup.name, crashed=crashed)
-        except WordbrushError as error:  # the disk is full, say; a restart of the server puts them back, too
+        except Exception as error:  # the disk is full, say; a restart of the server puts them back, too
             logger.error("worker %s: %s", self.setup.name, error)
             return False
         with self._lock:

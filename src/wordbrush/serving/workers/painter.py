@@ -219,7 +219,7 @@ class Painter:
         complete: list[Report] = []
         notes = () if pipe.codec.note is None else (pipe.codec.note,)
         for job in dict.fromkeys(row.job for row in rows):
-            if not job.ended and job.painted == job.request.pictures:
+            if not job.ended and len(job.painted) == job.request.pictures:
                 job.ended = True
                 del self._open[job.job_id]
                 complete.append(Done(job.job_id, notes=(*job.notes, *notes)))
@@ -234,7 +234,7 @@ class Painter:
                 self._end(row.job.job_id, Failed(row.job.job_id, problem_of(error)))
             return
         if not row.job.ended:
-            row.job.painted += 1
+            row.job.painted.add(row.index)
             self._send((Painted(row.job.job_id, picture),))
 
     def _stored(
@@ -310,4 +310,4 @@ class Painter:
 def _later(job: Painting, rows: Sequence[Row]) -> float:
     """How many loops like this one the rest of a job's pictures takes."""
     here = sum(row.job is job for row in rows)
-    return max(0, job.request.pictures - job.painted - here) / len(rows)
+    return max(0, job.request.pictures - len(job.painted) - here) / len(rows)

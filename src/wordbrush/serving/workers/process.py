@@ -37,9 +37,6 @@ from wordbrush.serving.workers.rows import Desk
 if TYPE_CHECKING:
     from wordbrush.serving.workers.models import Models
 
-# So that the server's own process, which answers clients, comes first where both want a core.
-_NICER = 5
-
 
 def run(setup: Setup, connection: Connection) -> None:
     """The process's main function; returns when it is told to stop."""
@@ -148,5 +145,3 @@ def _settle_down(setup: Setup) -> None:
     empty = setup.data / "empty"
     empty.mkdir(parents=True, exist_ok=True)
     os.chdir(empty)
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(_NICER)

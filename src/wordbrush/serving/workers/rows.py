@@ -61,7 +61,7 @@ class Painting:
         request: filled in.
         steps: of one picture, in all its loops.
         step: steps done, of all its pictures.
-        painted: pictures that are in their files.
+        painted: the indices of its pictures that are in their files.
         ended: whether its last word has been said.
     """
 
@@ -70,7 +70,7 @@ class Painting:
     steps: int
     notes: tuple[str, ...] = ()
     step: int = 0
-    painted: int = 0
+    painted: set[int] = field(default_factory=set)
     ended: bool = False
     _agreements: dict[str, str] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class Painting:
         """How far it is."""
         pictures = self.request.pictures
         return Progress(
-            step=self.step, steps=self.steps * pictures, picture=self.painted, pictures=pictures, phase=phase,
+            step=self.step, steps=self.steps * pictures, picture=len(self.painted), pictures=pictures, phase=phase,
             eta=None if eta is None else round(eta, 2),
         )  # fmt: skip
 
