@@ -37,7 +37,9 @@ def shoot(page: Page, folder: Path, name: str) -> None:
     """One screenshot of what the window shows, once its pictures are there."""
     page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(900)
-    page.evaluate("Promise.all([...document.images].map((each) => each.decode().catch(() => null)))")
+    # those that are out of sight are never decoded
+    shown = "[...document.images].filter((each) => each.checkVisibility() && each.loading !== 'lazy')"
+    page.evaluate(f"Promise.all({shown}.map((each) => each.decode().catch(() => null)))")
     page.screenshot(path=folder / f"{name}.png")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from wordbrush.diffusion.samplers import SAMPLERS
@@ -138,3 +140,12 @@ def test_what_other_tools_know_of_models_and_loras_is_written_as_they_write_it()
 def test_guidance_towards_a_picture() -> None:
     found = read_infotext("a cat\nSteps: 4, Sampler: Euler, CFG scale: 7, Image CFG scale: 1.5, Seed: 1")
     assert found.fields["image_guidance"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "line", ["Steps: 1, " + "a" * 90_000, " " * 90_000 + "x", 'Steps: "' + "\\" * 90_000, 'ab:"' * 20_000, "a" * 10**6]
+)
+def test_a_text_made_to_keep_the_reader_busy_does_not(line: str) -> None:
+    began = time.process_time()
+    assert read_infotext(f"x\n{line}").fields["prompt"].startswith("x")
+    assert time.process_time() - began < 2

@@ -61,7 +61,11 @@ _AUTOMATIC = {
 }
 
 # `key: value` with the value in JSON quotes when it holds a comma, a colon or a line break.
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# Nothing is looked at again and again: spaces only from where they begin, and of a text without a colon no more than a
+# key is long. Texts come from strangers, and this would take hours for a megabyte of one letter.
+_PAIR = re.compile(r'(?:(?<!\s)\s++)?+(\w[\w \-/]{1,100}+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+_LONGEST_LINE = 100_000  # a line of pairs has some hundreds of characters, a longer one is none
 
 # Upscalers that are no files, which the web UI writes with a capital.
 _CAPITALISED = (*FILTERS, *LATENT_UPSCALERS)
@@ -194,7 +198,8 @@ def read_infotext(text: str) -> Infotext:
 def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     """Prompt, negative prompt, and the pairs of the last line (which counts only when it holds at least three)."""
     lines = text.strip().split("\n")
-    pairs = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
+    found = _PAIR.findall(lines[-1]) if len(lines[-1]) <= _LONGEST_LINE else []
+    pairs = {key.strip(): _unquoted(value) for key, value in found}
     if len(pairs) < 3:
         pairs = {}
     else:

@@ -235,9 +235,9 @@ class Hires(Checked):
 def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation error, as a sentence that names field, value and what would fit."""
     problem = error.errors(include_url=False)[0]
-    name = str(problem["loc"][0]) if problem["loc"] else ""
+    name = str(problem["loc"][0])[:200] if problem["loc"] else ""
     given = problem.get("input")
-    shown = " ".join(repr(given).split())
+    shown = " ".join(repr(given[:200] if isinstance(given, str) else given).split())
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     if problem["type"] == "extra_forbidden":
         known = sorted(model.model_fields)

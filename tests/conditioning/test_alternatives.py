@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -128,3 +130,16 @@ def test_shipped_wildcards_can_all_be_drawn() -> None:
     for name in shipped.files:
         for line in shipped.texts(name):
             assert drawn(line, shipped, random.Random(1)).strip()
+
+
+@pytest.mark.parametrize("inside", [" " * 90_000 + "x", "1" * 90_000, "1" * 90_000 + "::a|b", " " * 9000 + "1 - $"])
+def test_a_prompt_made_to_keep_the_reader_busy_does_not(inside: str, wildcards: Wildcards) -> None:
+    began = time.process_time()
+    with contextlib.suppress(RequestError):
+        drawn(f"{{{inside}}}", wildcards, random.Random(0))
+    assert time.process_time() - began < 2
+
+
+def test_a_weight_of_thousands_of_digits_is_refused(wildcards: Wildcards) -> None:
+    with pytest.raises(RequestError, match="weight"):
+        drawn("{" + "9" * 400 + "::a|b}", wildcards, random.Random(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from io import BytesIO
 from pathlib import Path
 
@@ -38,6 +40,15 @@ def test_it_is_fitted_once_for_a_vae_and_kept(monkeypatch: pytest.MonkeyPatch, h
     assert weights is not None
     assert kept is not None
     assert torch.allclose(weights, kept, atol=1e-5)
+
+
+def test_a_model_is_given_up_though_it_was_looked_at() -> None:
+    pipe = wordbrush.load()
+    preview_of(pipe.codec)
+    network = weakref.ref(pipe.codec.vae)
+    del pipe
+    gc.collect()
+    assert network() is None
 
 
 def fitted_again(codec: object) -> torch.Tensor:

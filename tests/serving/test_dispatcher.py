@@ -17,7 +17,7 @@ from tests.serving.worker_parts import PROMPT, library, work
 
 import wordbrush
 from wordbrush.serving.store import Jobs
-from wordbrush.serving.work import LOCAL, Job, JobState
+from wordbrush.serving.work import LOCAL, Job, JobState, StoredPicture
 from wordbrush.serving.workers.dispatcher import Dispatcher
 
 SECONDS = 120
@@ -123,6 +123,25 @@ def test_a_workers_life(tmp_path: Path, models: Path) -> None:
         job = jobs.get(late, LOCAL)
         assert (job.state, job.attempts) == (JobState.QUEUED, 0)
         assert not psutil.pid_exists(pid)
+
+
+def test_an_error_that_nobody_foresaw_ends_no_worker_for_good(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with painting(tmp_path) as (jobs, dispatcher):
+        take, raised = jobs.picture, list[str]()
+
+        def picture(job_id: str, one: StoredPicture) -> None:
+            if not raised:
+                raised.append(job_id)
+                raise ZeroDivisionError("of all things")
+            take(job_id, one)
+
+        monkeypatch.setattr(jobs, "picture", picture)
+        (job_id,) = submit(jobs, work(seed=1, steps=3))
+        (job,) = ended(jobs, [job_id])
+        assert (job.state, job.attempts, len(job.pictures)) == (JobState.DONE, 2, 1)
+        assert dispatcher.status()[0].starts == 2
 
 
 def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.serving.conftest import Inside, OpenInside
@@ -224,6 +226,21 @@ def test_gradios_own_doors_are_guarded_too(open_inside: OpenInside) -> None:
             shown = client.get(f"{api}/file={kept.json()[0]}", headers=key)
             if shown.status_code == 200:  # it is to be saved, not shown as a page of ours
                 assert shown.headers["content-disposition"].startswith("attachment")
+        assert _asked_to_fetch(client, key) == "this server fetches nothing; upload the file"
         join = {"data": [], "fn_index": 0, "session_hash": "x"}
         assert client.post(f"{api}/queue/join", json=join).status_code == 401
         assert client.post(f"{api}/queue/join", json=join, headers=foreign).status_code == 403
+
+
+def _asked_to_fetch(client: Any, key: dict[str, str]) -> str:
+    """What Gradio says to a call that names a file by its address, where it would else fetch it."""
+    config = client.get("/studio/config", headers=key).json()
+    kinds = {each["id"]: each["type"] for each in config["components"]}
+    call = next(each for each in config["dependencies"] if "textbox" in map(kinds.get, each["inputs"]))
+    named = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
+    data = [named if kinds[each] == "textbox" else None for each in call["inputs"]]
+    join = {"data": data, "fn_index": call["id"], "session_hash": "fetching"}
+    assert client.post("/studio/gradio_api/queue/join", json=join, headers=key).status_code == 200
+    with client.stream("GET", "/studio/gradio_api/queue/data?session_hash=fetching", headers=key) as answer:
+        told = next(line for line in answer.iter_lines() if "process_completed" in line)
+    return str(json.loads(told.removeprefix("data: "))["output"]["error"])

@@ -593,6 +593,29 @@ def test_retention_by_bytes_takes_the_oldest(tmp_path: Path) -> None:
         assert ids(jobs.list(LOCAL, newest_first=False).jobs) == ids(made[2:])
 
 
+def test_nobody_waits_while_the_pictures_of_old_jobs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path, retention_bytes=1) as jobs:
+        files = jobs._store.pictures
+        pixels, kept = files.pixels, file_of(files, 1)
+        submitted(jobs)
+        finish(jobs, kept)
+        second, asked = pixels(kept.sha256), list[Job]()
+        os.utime(files.path(kept.sha256) or "", (0, 0))  # its second name is as old
+
+        def read(sha256: str) -> str | None:
+            thread = threading.Thread(target=lambda: asked.append(submitted(jobs)))
+            thread.start()
+            thread.join(10)
+            assert len(asked) == 1
+            return pixels(sha256)
+
+        monkeypatch.setattr(files, "pixels", read)
+        assert jobs.retain() == 1
+        assert second is not None
+        assert files.path(kept.sha256) is None
+        assert not jobs._store.inputs.has(second)
+
+
 def test_numbers(jobs: Jobs) -> None:
     assert jobs.stats().by_state == {"queued": 0, "running": 0, "done": 0, "failed": 0, "cancelled": 0}
     for _ in range(4):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from tests.serving.queues import ANNA, BERT, POSTGRES, emptied, finish, opened, settings_of, submitted
 
-from wordbrush.errors import RequestError
-from wordbrush.serving.store import Store
+from wordbrush.errors import RequestError, WorkFailed
+from wordbrush.serving.store import Jobs, Store, database
 from wordbrush.serving.work import LOCAL
 
 pytestmark = pytest.mark.skipif(POSTGRES not in os.environ, reason=f"{POSTGRES} names no PostgreSQL database")
@@ -69,3 +70,28 @@ def test_many_threads(tmp_path: Path, url: str) -> None:
         assert jobs.list(ANNA).total == 10
         assert jobs.list(LOCAL).total == len(done) == 90
         assert all(job.attempts == 1 for job in jobs.list(LOCAL, limit=100).jobs)
+
+
+def test_the_lock_is_taken_again_when_its_connection_broke(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_HELD", 0.0)
+    with opened(tmp_path / "a", database=url) as jobs:
+        cut_off(jobs)
+        submitted(jobs)
+        with pytest.raises(RequestError, match="another server runs on"):
+            Store(settings_of(tmp_path / "b", database=url))
+        cut_off(jobs)
+        with opened(tmp_path / "b", database=url), pytest.raises(WorkFailed, match="another server runs on"):
+            submitted(jobs)
+        submitted(jobs)
+
+
+def cut_off(jobs: Jobs) -> None:
+    """Breaks the connection that holds the lock."""
+    held = jobs._database._lock_connection
+    assert held is not None
+    pid = held.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    held.commit()
+    with jobs._database.engine.begin() as connection:
+        connection.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))

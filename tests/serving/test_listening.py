@@ -16,10 +16,18 @@ import uvicorn
 from wordbrush.serving.guard import listening
 from wordbrush.serving.settings import Settings
 
+sent = threading.Event()
+
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Says how long the body was; /early answers without reading it."""
+    """Says how long the body was; /early answers without reading it, and /long at length."""
     if scope["type"] != "http":
+        return
+    if scope["path"] == "/long":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for left in reversed(range(1024)):  # 64 MiB: more than systems keep for a client that does not read
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": left > 0})
+        sent.set()
         return
     length, more = 0, scope["path"] != "/early"
     while more:
@@ -150,6 +158,16 @@ def test_large_or_damaged_headers_are_refused(address: tuple[str, int]) -> None:
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(request)
             assert all_of(connection)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 500")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone gives up by itself")
+def test_who_reads_nothing_of_the_answer_is_left(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "UNREAD", 1.0)
+    sent.clear()
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /long HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert not sent.wait(0.7)
+        assert sent.wait(10)
 
 
 def test_two_hundred_silent_connections_do_not_keep_others_out(address: tuple[str, int]) -> None:

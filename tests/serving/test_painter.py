@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,26 @@ def test_but_only_once(bench: Bench, loops: list[int], monkeypatch: pytest.Monke
         assert isinstance(failed, Failed)
         assert "not enough memory" in failed.problem.message
     assert isinstance(bench.last("4"), Done), "a worker outlives it"
+
+
+def test_memory_that_runs_out_after_some_pictures_are_written_loses_none(
+    bench: Bench, loops: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, failed = Pipeline.finish, list[int]()
+
+    def finish(self: Pipeline, request: GenerationRequest, latents: Any) -> Any:
+        time.sleep(0.1)  # the files of those before are written meanwhile
+        if request.seed == 4 and not failed:
+            failed.append(4)
+            raise MemoryError
+        return decode(self, request, latents)
+
+    monkeypatch.setattr(Pipeline, "finish", finish)
+    bench.do(work(seed=1, count=4))
+    assert isinstance(bench.last("0"), Done)
+    assert loops == [4, 2, 2]
+    assert {picture.index for picture in bench.pictures("0")} == {0, 1, 2, 3}
+    assert bench.progress("0")[-1].picture <= 4
 
 
 def test_an_error_that_nobody_foresaw_is_found_by_itself(

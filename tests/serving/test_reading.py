@@ -8,13 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from wordbrush.serving.guard.caller import remember
+from wordbrush.serving.guard.keys import Limits
 from wordbrush.serving.guard.reading import BodyCheck, Patience
 from wordbrush.serving.settings import Settings
+from wordbrush.serving.work import LOCAL
 
 
 def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
-    server: Any = SimpleNamespace(settings=settings, store=SimpleNamespace(keys=None))
+    keys = SimpleNamespace(limits=lambda _: Limits())
+    server: Any = SimpleNamespace(settings=settings, store=SimpleNamespace(keys=keys))
     seen: list[str] = []
 
     async def reads(scope: Any, receive: Any, send: Any) -> None:
@@ -38,7 +42,9 @@ def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path) -> None:
 
         seen.clear()
         check = BodyCheck(reads, server, Patience(first=0.2, rate=10_000, longest=0.6))
-        await check({"type": "http", "path": "/v1/x", "method": "POST", "headers": []}, receive, send)
+        scope: Any = {"type": "http", "path": "/v1/x", "method": "POST", "headers": []}
+        remember(scope, LOCAL)
+        await check(scope, receive, send)
         return sent
 
     slow = asyncio.run(call(0.05, 1))

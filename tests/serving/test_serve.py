@@ -165,6 +165,18 @@ def test_ended_with_no_time_left_the_job_waits_for_the_next_start(open_served: O
         store.close()
 
 
+def test_a_second_signal_does_not_wait(open_served: OpenServed) -> None:
+    with open_served("--no-studio") as served, served.client() as client:
+        job = client.post("/v1/jobs", json={**FOX, "steps": 200, "count": 16}).json()
+        while client.get(f"/v1/jobs/{job['id']}").json()["state"] != "running":
+            time.sleep(0.1)
+        served.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        began = time.monotonic()
+        served.end(signal.SIGTERM, 15)
+        assert time.monotonic() - began < 10
+
+
 def test_a_database_that_cannot_be_opened_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "wordbrush.db").write_bytes(b"this is no database, " * 100)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.exc import DatabaseError
 from tests.serving.queues import ANNA, BERT, opened, settings_of, submitted
 
 from wordbrush.errors import RequestError, WorkFailed
@@ -202,3 +203,12 @@ def test_other_users_of_the_machine_cannot_read_the_data_folder(tmp_path: Path) 
     settings = settings_of(tmp_path)
     Store(settings).close()
     assert settings.data.stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
+    store = Store(settings_of(tmp_path))
+    try:
+        with pytest.raises(WorkFailed, match="image is malformed"), store.database.read():
+            raise DatabaseError("select 1", None, Exception("database disk image is malformed"))
+    finally:
+        store.close()

@@ -24,12 +24,14 @@ from wordbrush.errors import RequestError
 
 _SIGNS = re.compile(r"(?P<escaped>\\(?:[{}|]|(?=__)))|(?P<sign>[{}])|__(?P<wildcard>(?!_)[\w./*\-]+?)__(?!_)")
 _INSIDE = re.compile(r"\\.|[{}|\[\]]", re.DOTALL)
-_HOW_MANY = re.compile(r"\s*(\d*)\s*(-?)\s*(\d*)\s*\$\$(?:([^{}]*?)\$\$)?", re.DOTALL)
-_WEIGHT = re.compile(r"\s*(\d+\.?\d*|\.\d+)::")
+# Nothing given back (`*+`): a prompt of thousands of spaces or digits would otherwise take hours.
+_HOW_MANY = re.compile(r"\s*+(\d*+)\s*+(-?+)\s*+(\d*+)\s*+\$\$(?:([^{}]*?)\$\$)?", re.DOTALL)
+_WEIGHT = re.compile(r"\s*+(\d++(?:\.\d*+)?+|\.\d++)::")
 _ONLY_WILDCARD = re.compile(r"\s*__(?!_)([\w./*\-]+?)__\s*")
 
 _DEEPEST = 32
 _MOST_DRAWS = 10_000
+_LONGEST_WEIGHT = 100
 
 
 def is_drawn(text: str) -> bool:
@@ -160,7 +162,11 @@ def _bars(text: str) -> Iterator[int]:
 
 def _weighted(option: str) -> tuple[float, str]:
     match = _WEIGHT.match(option)
-    return (1.0, option) if match is None else (float(match[1]), option[match.end() :])
+    if match is None:
+        return 1.0, option
+    if len(match[1]) > _LONGEST_WEIGHT:
+        raise RequestError(f"the weight {match[1][:20]}… of an alternative is no number that anybody needs; shorten it")
+    return float(match[1]), option[match.end() :]
 
 
 def _near(text: str, place: int) -> str:

@@ -88,6 +88,7 @@ def named(name: str, styles: Mapping[str, Style]) -> Style:
     for known in (name, *(known for known in styles if known.casefold() == name.casefold())):
         if known in styles:
             return styles[known]
+    name = name[:200]  # nothing is as long, and to look for what is like it would take minutes
     close = difflib.get_close_matches(name, styles, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise RequestError(f"there is no style {name!r}; {hint}there are {', '.join(styles)}")

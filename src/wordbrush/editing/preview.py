@@ -60,7 +60,7 @@ class Preview:
         return mixed.unflatten(1, latents.shape[1:])
 
     def picture(self, latents: Tensor) -> Image.Image:
-        """RGB, each latent a square of pixels."""
+        """RGB, enlarged towards the size of the decoded picture."""
         from PIL import Image
 
         pixels = (self.colours(latents).nan_to_num(0.0) * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -69,7 +69,7 @@ class Preview:
         if factor == 1 and max(picture.size) > _LARGEST:
             picture.thumbnail((_LARGEST, _LARGEST))
             return picture
-        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
     def jpeg(self, latents: Tensor) -> bytes:
         """`picture` as a JPEG file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +18,34 @@ if TYPE_CHECKING:
     from wordbrush.formats.lora import LoraFile, LoraUse
 
 
+MOST_BYTES = 1 << 30
+"""Of LoRA files that a pipeline keeps."""
+
+
 @lru_cache(maxsize=256)
 def loras_in(prompt: str) -> tuple[Lora, ...]:
     """The LoRAs that a prompt asks for. Raises `RequestError` for a tag that cannot be read."""
     return tuple(Lora(name=tag.name, unet=tag.unet, text=tag.text) for tag in PromptProgram.parse(prompt).loras)
 
 
-class LoraShelf:
-    """LoRA files that have been found and read; one that has changed on the disk is read again."""
+@dataclass(frozen=True)
+class _Kept:
+    changed: int  # when, in nanoseconds since 1970
+    bytes: int
+    file: LoraFile
 
-    def __init__(self) -> None:
+
+class LoraShelf:
+    """LoRA files that have been found and read; one that has changed on the disk is read again.
+
+    Args:
+        most_bytes: of files that are kept; those that were not asked for for longest are given up first.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._paths: dict[str, Path] = {}
-        self._files: dict[Path, tuple[int, LoraFile]] = {}
+        self._files: dict[Path, _Kept] = {}  # the last is the one asked for last
 
     def uses(self, loras: Sequence[Lora]) -> tuple[LoraUse, ...]:
         """The files of these names with their strengths.
@@ -40,7 +57,11 @@ class LoraShelf:
             return ()
         from wordbrush.formats.lora import LoraUse
 
-        return tuple(LoraUse(self._read(self._find(one.name)), unet=one.unet, text=one.text) for one in loras)
+        found = tuple(LoraUse(self._read(self._find(one.name)), unet=one.unet, text=one.text) for one in loras)
+        wanted = len({use.file.path for use in found})
+        while len(self._files) > wanted and sum(kept.bytes for kept in self._files.values()) > self._most_bytes:
+            del self._files[next(iter(self._files))]
+        return found
 
     def _find(self, name: str) -> Path:
         if name not in self._paths or not self._paths[name].exists():
@@ -50,10 +71,13 @@ class LoraShelf:
     def _read(self, path: Path) -> LoraFile:
         from wordbrush.formats.lora import read_lora
 
-        changed = path.stat().st_mtime_ns if path.exists() else 0
-        if path not in self._files or self._files[path][0] != changed:
-            self._files[path] = (changed, read_lora(path))
-        return self._files[path][1]
+        stat = path.stat() if path.exists() else None
+        changed = 0 if stat is None else stat.st_mtime_ns
+        kept = self._files.pop(path, None)
+        if kept is None or kept.changed != changed:
+            kept = _Kept(changed, 0 if stat is None else stat.st_size, read_lora(path))
+        self._files[path] = kept
+        return kept.file
 
 
 class NamedEmbeddings(Mapping[str, Mapping[str, Tensor]]):

@@ -293,7 +293,7 @@ def _titled(known: Sequence[Known], name: str) -> list[Known]:
 
 
 def _instead(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name[:200], names, n=3, cutoff=0.6)
     if close:
         return f"close to it: {', '.join(close)}"
     if not names:

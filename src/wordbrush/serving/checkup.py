@@ -1,4 +1,4 @@
-"""What `wordbrush doctor` looks at for `wordbrush serve`: settings, data, the address. Needs no extra to be imported."""
+"""What `wordbrush doctor` looks at for `wordbrush serve`: settings, data, the address. Importing it needs no extra."""
 
 from __future__ import annotations
 

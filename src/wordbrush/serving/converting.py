@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from wordbrush.errors import RequestError
 from wordbrush.pictures import as_rgb, unpack_picture
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _LARGEST_EXIF = 60_000  # a JPEG's segments hold 64 KiB
+_WEBPS_SIDE = 16383
 
 
 def converted(png: bytes, kind: str, quality: int) -> bytes:
@@ -26,7 +28,14 @@ def converted(png: bytes, kind: str, quality: int) -> bytes:
 
 
 def saved(picture: Image.Image, kind: str, quality: int, extra: dict[str, Any]) -> bytes:
-    """A picture as a "PNG", "JPEG" or "WEBP" file. extra: keywords of Pillow's writer."""
+    """A picture as a "PNG", "JPEG" or "WEBP" file. extra: keywords of Pillow's writer.
+
+    Raises:
+        RequestError: it is larger than the format can be.
+    """
+    if kind == "WEBP" and max(picture.size) > _WEBPS_SIDE:
+        size = f"{picture.width}x{picture.height}"
+        raise RequestError(f"a WebP has at most {_WEBPS_SIDE} pixels on a side, the picture is {size}; take png or jpg")
     buffer = BytesIO()
     if kind == "WEBP" and picture.has_transparency_data:
         picture.convert("RGBA").save(buffer, format=kind, quality=quality, **extra)

@@ -21,9 +21,12 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from wordbrush.errors import ModelFileError, RequestError, WordbrushError, WorkFailed
+from wordbrush.serving.places import without_places
 from wordbrush.serving.store import IdempotencyConflict, NoSuchJob, NotAllowed, QueueFull, WrongState
 
 log = structlog.get_logger("wordbrush.serving")
+
+_LONGEST = 2000  # characters of a message
 
 _SDAPI = ("/sdapi/", "/internal/", "/controlnet/", "/app_id", "/token")
 _OPENAI = ("/v1/images/generations", "/v1/images/edits", "/v1/images/variations")
@@ -108,6 +111,7 @@ def refusal(error: Exception) -> Refused:
     """What a client is told of an exception; of one that nobody foresaw, nothing but that it happened."""
     told = _refusal(error)
     text = str(told).encode("utf-8", "backslashreplace").decode()  # a name that was given may be no Unicode
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"  # or of megabytes
     return told if text == str(told) else Refused(told.status, told.kind, text, told.headers, told.param)
 
 
@@ -117,7 +121,8 @@ def _refusal(error: Exception) -> Refused:
     for kind_of_error, status, kind in _KNOWN:
         if isinstance(error, kind_of_error):
             wait = getattr(error, "retry_after", None)
-            return Refused(status, kind, str(error), {} if wait is None else {"Retry-After": str(max(1, round(wait)))})
+            message = without_places(str(error))
+            return Refused(status, kind, message, {} if wait is None else {"Retry-After": str(max(1, round(wait)))})
     if isinstance(error, RequestValidationError):
         return _of_validation(error)
     if isinstance(error, HTTPException):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from wordbrush.errors import RequestError
 from wordbrush.inputs import InputPicture
@@ -17,6 +19,8 @@ Size = tuple[float, float]
 
 LONGEST = 100_000
 """Most characters of all texts of a request together; to read them takes time."""
+
+_NO_TEXTS = ("image", "images", "mask", "latents")
 
 # Where a model's files do not say at what size it paints by itself.
 _USUAL = (1024, 1024)
@@ -40,13 +44,18 @@ def check(server: Server, work: Generate | Upscale | Explain | Describe) -> None
 
 def check_words(work: Generate | Upscale | Explain | Describe) -> None:
     """Refuses more text than anybody writes, before any of it is read. Raises `RequestError`."""
-    if not isinstance(work, Generate | Explain):
-        return
-    request = work.request
-    prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
-    length = sum(map(len, (*prompts, request.negative_prompt, request.blend_prompt or "", *request.styles)))
+    length = _letters(work)
     if length > LONGEST:
         raise RequestError(f"the texts of the request have {length} characters; at most {LONGEST} are taken")
+
+
+def _letters(value: Any) -> int:
+    """Characters of all texts in a value, names too; pictures and noise have limits of their own."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, BaseModel):
+        return sum(_letters(getattr(value, name)) for name in type(value).model_fields if name not in _NO_TEXTS)
+    return sum(map(_letters, value)) if isinstance(value, list | tuple) else 0
 
 
 def _check_upscale(server: Server, work: Upscale) -> None:

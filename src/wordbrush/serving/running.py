@@ -54,9 +54,6 @@ def run(settings: Settings) -> None:
         config.timeout_graceful_shutdown = int(LAST_ANSWERS)
         process = _Process(config, server)
         process.run(sockets=[bound])
-        if process.force_exit:  # workers do not heed signals, and Python would wait for them
-            for worker in multiprocessing.active_children():
-                worker.kill()
         if not process.started:
             raise WorkFailed("the server could not be started; its log says why")
 
@@ -112,7 +109,8 @@ class _Process(uvicorn.Server):
             self._draining = threading.Thread(target=self._drain, args=(sig,), name="drain", daemon=True)
             self._draining.start()
             return
-        self.force_exit = True  # what still runs is queued again at the next start
+        for worker in multiprocessing.active_children():  # what they do goes back to the queue
+            worker.kill()
         self._finish()
 
     def _drain(self, sig: int) -> None:

@@ -17,7 +17,7 @@ from wordbrush.errors import RequestError, WordbrushError
 from wordbrush.formats.library import CHECKPOINT, EMBEDDED
 from wordbrush.serving.catalogue import Known
 from wordbrush.serving.guard.caller import remembered
-from wordbrush.studio import choices, create, edit, gallery, models_page, theme, understand
+from wordbrush.studio import choices, create, edit, fetching, gallery, models_page, theme, understand
 from wordbrush.studio.create_events import QUIET, CreateEvents, closed
 from wordbrush.studio.form import AUTO, MOST_LORAS, Form
 from wordbrush.studio.gallery import GalleryEvents
@@ -36,6 +36,7 @@ _BRUSH = f"<svg viewBox='0 0 24 24' width='26' height='26' aria-hidden='true'>{t
 
 def mount(app: FastAPI, server: Server) -> None:
     """Puts the studio at /studio, and sends / there."""
+    fetching.forbid()
     page = build(server)
 
     @app.get("/", include_in_schema=False)

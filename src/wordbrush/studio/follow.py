@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from starlette.concurrency import run_in_threadpool
+
 from wordbrush.errors import WordbrushError
 from wordbrush.serving.work import Caller, Job, JobState
 from wordbrush.studio import markup
@@ -85,7 +87,7 @@ async def follow(server: Server, job: Job, caller: Caller) -> AsyncIterator[View
     """
     view = View(id=job.id, state=job.state)
     try:
-        async for event in server.jobs.events(job.id, caller):
+        async for event in await run_in_threadpool(server.jobs.events, job.id, caller):
             view = _after(view, event.type, event.data)
             yield view
             if view.ended:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from wordbrush.errors import RequestError
 from wordbrush.serving.errors import Refused
@@ -98,11 +98,8 @@ def secret_of(headers: Headers) -> str | None:
 
 def session_of(headers: Headers) -> str | None:
     """The session's token in the cookies; None where there is none."""
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return None
-    return cookie.value if cookie is not None else None
+    # Not http.cookies, which forgets all of them where one, of another program on this machine, is not as it likes.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 def set_cookie(response: Response, token: str, *, secure: bool) -> None:
@@ -119,5 +116,8 @@ def unset_cookie(response: Response) -> None:
 
 def unknown() -> Refused:
     """What nobody is told."""
-    message = "an API key is needed: send it as Authorization: Bearer KEY; wordbrush keys add NAME makes one"
+    message = (
+        "an API key is needed: send it as Authorization: Bearer KEY, or as the password of HTTP Basic; "
+        "wordbrush keys add NAME makes one"
+    )
     return Refused(401, "unauthorized", message, {"WWW-Authenticate": 'Bearer realm="wordbrush"'})

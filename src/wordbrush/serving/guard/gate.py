@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wordbrush.serving.errors import Refused
 from wordbrush.serving.guard import caller
 from wordbrush.serving.guard.rates import FAILURES, too_often
-from wordbrush.serving.guard.refusing import LOGIN, OPEN, SAFE, refuse
+from wordbrush.serving.guard.refusing import HEALTH, LOGIN, OPEN, SAFE, refuse
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
@@ -129,7 +129,7 @@ class CallerCheck:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "lifespan" or scope["path"] in HEALTH:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

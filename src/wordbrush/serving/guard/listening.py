@@ -7,6 +7,8 @@ thousand clients that send one byte a minute would use up its files. Bodies are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 HEADERS = 10.0
 """Seconds that a request's headers may take."""
+UNREAD = 120.0
+"""Seconds after which a client that reads nothing of its answer is left; Linux alone can do that."""
 LINGER = 2.0
 """Seconds that a client may take to read an answer that was given before its body was read."""
 CONNECTIONS = 1000
@@ -43,6 +47,7 @@ class PatientProtocol(H11Protocol):
         if self._too_many():
             transport.abort()
             return
+        _give_up_unread(transport)
         self._timer = self.loop.call_later(self.headers_within, self._give_up)
 
     def data_received(self, data: bytes) -> None:
@@ -86,6 +91,13 @@ class PatientProtocol(H11Protocol):
             for event in (h11.Response(status_code=408, headers=headers), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+def _give_up_unread(transport: asyncio.Transport) -> None:
+    connection, option = transport.get_extra_info("socket"), getattr(socket, "TCP_USER_TIMEOUT", None)
+    if connection is not None and option is not None:
+        with contextlib.suppress(OSError):  # it is no TCP
+            connection.setsockopt(socket.IPPROTO_TCP, option, int(1000 * UNREAD))
 
 
 def _is_own(address: str) -> bool:

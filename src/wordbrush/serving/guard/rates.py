@@ -61,7 +61,7 @@ class RateCheck:
         """The rate that a call counts against, and the name of its counter; None where it does not count."""
         found = remembered(scope)
         safe = scope.get("method") in SAFE
-        if found is None or found.id in (LOCAL.id, LINK.id) or scope["path"] in OPEN:
+        if found is None or found.id == LOCAL.id or scope["path"] in OPEN:
             return None
         if safe and scope["path"].startswith("/studio"):
             return None
@@ -69,4 +69,6 @@ class RateCheck:
         if given is None:
             return None
         item = parse(given)
+        if found.id == LINK.id:  # whoever has a signed address, by where they are
+            return item, f"link {(scope.get('client') or ('unknown', 0))[0]}"
         return (type(item)(item.amount * READS, item.multiples), f"{found.id} reads") if safe else (item, found.id)

@@ -10,7 +10,9 @@ from wordbrush.serving.errors import Refused
 SAFE = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing."""
 LOGIN = "/login"
-OPEN = ("/healthz", "/readyz", "/favicon.ico", "/robots.txt", LOGIN, "/logout")
+HEALTH = ("/healthz", "/readyz")
+"""Answered even while every thread is busy or the database does not answer: nobody is looked up for them."""
+OPEN = (*HEALTH, "/favicon.ico", "/robots.txt", LOGIN, "/logout")
 """What nobody needs a key for."""
 
 

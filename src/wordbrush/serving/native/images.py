@@ -14,6 +14,7 @@ from wordbrush.errors import RequestError
 from wordbrush.serving.bodies import picture_from
 from wordbrush.serving.converting import converted
 from wordbrush.serving.errors import Refused, answers, not_found
+from wordbrush.serving.few_threads import in_few_threads
 from wordbrush.serving.guard.caller import caller
 from wordbrush.serving.native.jobs import base_of
 from wordbrush.serving.native.shapes import ImageAnswer, PictureAnswer, UploadAnswer, picture_url
@@ -70,7 +71,7 @@ def router(server: Server) -> APIRouter:
     async def upload(request: Request, who: Who) -> UploadAnswer:
         del who
         data = await _sent(request)
-        return await in_thread(_kept, server, data)
+        return await in_few_threads(_kept, server, data)
 
     @routes.get(
         "/images/{sha256:sha256}.{suffix}", summary="A picture",
@@ -78,11 +79,11 @@ def router(server: Server) -> APIRouter:
         response_class=Response, responses={200: {"content": {kind: {"schema": _FILE} for _, kind in _KINDS.values()}},
                                             304: {"description": "Not changed"}, **answers(401, 404, 422, 429)},
     )  # fmt: skip
-    def read_image(
+    async def read_image(
         request: Request, sha256: str, suffix: Literal["png", "jpg", "jpeg", "webp"], who: Who,
         quality: Annotated[int, Query(ge=1, le=100, description="Of .jpg and .webp.")] = 90,
     ) -> Response:  # fmt: skip
-        path = _path(server, sha256, who)
+        path = await in_thread(_path, server, sha256, who)
         tag = f'"{sha256}"' if suffix == "png" else f'"{sha256}-{_KINDS[suffix][0]}-{quality}"'
         name = f"{sha256[:16]}.{suffix}"
         headers = {"Cache-Control": FOREVER, "ETag": tag, "Content-Disposition": f'inline; filename="{name}"'}
@@ -91,7 +92,8 @@ def router(server: Server) -> APIRouter:
         if suffix == "png":
             return FileResponse(path, media_type="image/png", headers=headers)
         kind, media_type = _KINDS[suffix]
-        return Response(converted(path.read_bytes(), kind, quality), media_type=media_type, headers=headers)
+        content = await in_few_threads(lambda: converted(path.read_bytes(), kind, quality))
+        return Response(content, media_type=media_type, headers=headers)
 
     routes.add_api_route(
         "/images/{sha256:sha256}.{suffix}", read_image, methods=["HEAD"], include_in_schema=False,

@@ -12,21 +12,22 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from starlette.concurrency import run_in_threadpool as in_thread
 
 from wordbrush.errors import RequestError
+from wordbrush.request import GenerationRequest
 from wordbrush.request_fields import one_sentence
 from wordbrush.serving.asking import ask_async
 from wordbrush.serving.bodies import input_from, request_from
 from wordbrush.serving.errors import answers
+from wordbrush.serving.few_threads import in_few_threads
 from wordbrush.serving.guard.caller import caller
 from wordbrush.serving.native import schemas
 from wordbrush.serving.native.bodies import json_object
 from wordbrush.serving.native.shapes import JobAnswer, JobsAnswer, Kind, Source, picture_url, with_urls
 from wordbrush.serving.sse import RETRY, event_text, streamed
 from wordbrush.serving.store import JobFilter, job_json
-from wordbrush.serving.work import Caller, Describe, Explain, Generate, Job, JobState, Upscale
+from wordbrush.serving.work import Caller, Describe, Event, Explain, Generate, Job, JobState, Upscale
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
-    from wordbrush.serving.store import Jobs
 
 Work = TypeVar("Work", Upscale, Explain, Describe)
 
@@ -140,8 +141,7 @@ def _asking(routes: APIRouter, server: Server) -> None:
         request: Request, who: Who, priority: Priority = 0, idempotency_key: Key = None
     ) -> Any:
         fields = await json_object(request)
-        return await answer(Generate(request=await in_thread(request_from, fields, server)), who, priority,
-                            idempotency_key)
+        return await answer(Generate(request=await _request(fields, server)), who, priority, idempotency_key)
 
     @routes.post(
         "/jobs/upscale", summary="Ask for larger pictures", response_model=JobAnswer, status_code=201,
@@ -153,7 +153,7 @@ def _asking(routes: APIRouter, server: Server) -> None:
         if not isinstance(given, list) or not 1 <= len(given) <= min(64, settings.max_pictures):
             raise RequestError(f"images is a list of 1 to {min(64, settings.max_pictures)} pictures; give that")
         _refuse_loose(fields, ("scale", "width", "height", "crop"))
-        fields["images"] = tuple([await in_thread(input_from, image, server, "images") for image in given])
+        fields["images"] = tuple([await in_few_threads(input_from, image, server, "images") for image in given])
         return await answer(work_of(Upscale, fields), who, priority, idempotency_key)
 
     @routes.post(
@@ -165,7 +165,7 @@ def _asking(routes: APIRouter, server: Server) -> None:
         if not isinstance(fields.get("request"), dict):
             raise RequestError("request is missing, or no object; give the generation request to explain")
         _refuse_loose(fields, ("columns",))
-        fields["request"] = await in_thread(request_from, fields["request"], server)
+        fields["request"] = await _request(fields["request"], server)
         return await answer(work_of(Explain, fields), who, priority, idempotency_key)
 
     @routes.post(
@@ -176,8 +176,14 @@ def _asking(routes: APIRouter, server: Server) -> None:
         fields = await json_object(request)
         if fields.get("image") is None:
             raise RequestError("image is missing; give it")
-        fields["image"] = await in_thread(input_from, fields["image"], server, "image")
+        fields["image"] = await in_few_threads(input_from, fields["image"], server, "image")
         return await answer(work_of(Describe, fields), who, priority, idempotency_key)
+
+
+async def _request(fields: dict[str, Any], server: Server) -> GenerationRequest:
+    """The request of these fields; in a thread that pictures may take long in, if there are any."""
+    call = in_few_threads if fields.get("image") or fields.get("mask") else in_thread
+    return await call(request_from, fields, server)
 
 
 def _reading(routes: APIRouter, server: Server) -> None:
@@ -210,9 +216,9 @@ def _reading(routes: APIRouter, server: Server) -> None:
         who: Who,
         last_event_id: Annotated[str | None, Header(max_length=32)] = None,
     ) -> StreamingResponse:
-        await in_thread(jobs.get, job_id, who)  # so that one that is not there is an answer, not a broken stream
         last = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else None
-        return streamed(_event_texts(jobs, job_id, who, last, base_of(server)), server.ended)
+        events = await in_thread(jobs.events, job_id, who, last)  # one that is not there is an answer, not a stream
+        return streamed(_event_texts(events, base_of(server)), server.ended)
 
 
 def _changing(routes: APIRouter, server: Server) -> None:
@@ -248,9 +254,9 @@ def _changing(routes: APIRouter, server: Server) -> None:
         return Response(status_code=204)
 
 
-async def _event_texts(jobs: Jobs, job_id: str, who: Caller, last: int | None, base: str) -> AsyncIterator[bytes]:
+async def _event_texts(events: AsyncIterator[Event], base: str) -> AsyncIterator[bytes]:
     retry: int | None = RETRY
-    async for event in jobs.events(job_id, who, last):
+    async for event in events:
         data = event.data
         if event.type == "state":
             data = with_urls(data, base)

@@ -182,7 +182,7 @@ def _refuse_unknown(extra: Mapping[str, Any]) -> None:
     known = [*GenerationRequest.model_fields, *Parameters.model_fields]
     for name in extra:
         if name not in GenerationRequest.model_fields:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name[:60], known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             about = "beside OpenAI's parameters, every field of a generation request is understood"
             shown = name[:60].encode("utf-8", "replace").decode()  # it may be no valid Unicode

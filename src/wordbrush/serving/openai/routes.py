@@ -13,6 +13,7 @@ from wordbrush.errors import RequestError, WordbrushError
 from wordbrush.serving import sse
 from wordbrush.serving.asking import ask_async
 from wordbrush.serving.errors import Refused
+from wordbrush.serving.few_threads import in_few_threads
 from wordbrush.serving.guard.caller import caller
 from wordbrush.serving.openai import documented
 from wordbrush.serving.openai.errors import NO_RETRY, of_request
@@ -69,7 +70,8 @@ class _Images:
         form = await read(request)
         asked = understood(form.fields, endpoint)
         try:
-            works = await run_in_threadpool(works_of, asked, form.files, self._server)
+            in_thread = in_few_threads if form.files or "image" in form.fields else run_in_threadpool
+            works = await in_thread(works_of, asked, form.files, self._server)
             jobs = await self._jobs(request, who, asked, works)
         except RequestError as error:
             raise of_request(error) from error

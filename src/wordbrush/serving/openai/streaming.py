@@ -67,7 +67,7 @@ class PictureStream:
 
     async def _translated(self, job: Job) -> AsyncIterator[bytes]:
         sent = _Sent()
-        async for event in self._server.jobs.events(job.id, self._caller):
+        async for event in await run_in_threadpool(self._server.jobs.events, job.id, self._caller):
             if event.type == "progress":
                 sent.fraction = _fraction(event)
             elif event.type == "preview" and self._is_due(sent, event):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from PIL import Image
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
 from wordbrush.errors import RequestError
 from wordbrush.inputs import InputPicture
 from wordbrush.serving.bodies import input_from, picture_from
 from wordbrush.serving.errors import Refused
+from wordbrush.serving.few_threads import in_few_threads
 from wordbrush.serving.sdapi.errors import ANSWERS
 from wordbrush.serving.sdapi.fields import ExtraBatch, Extras, ExtraSingle, Interrogate, PngInfo
 from wordbrush.serving.sdapi.names import picture_upscaler
@@ -82,15 +82,15 @@ def router(server: Server, tasks: Tasks) -> APIRouter:
         return AllEnlarged(html_info="", images=images)
 
     @routes.post("/png-info", summary="What does a picture say of itself?", name="sdapi_png_info", dependencies=KNOWN)
-    def png_info(body: PngInfo) -> Told:
-        info, items, parameters = told_by(body.image, server.settings)
+    async def png_info(body: PngInfo) -> Told:
+        info, items, parameters = await in_few_threads(told_by, body.image, server.settings)
         return Told(info=info, items=items, parameters=parameters)
 
     @routes.post("/interrogate", summary="Say in words what a picture shows", name="sdapi_interrogate")
     async def interrogate(body: Interrogate, who: Who) -> Caption:
         if body.model != _DESCRIBER:
             raise Refused(404, "not_found", f"there is no interrogator {body.model[:60]!r}; there is {_DESCRIBER}")
-        image = await run_in_threadpool(input_from, body.image, server)
+        image = await in_few_threads(input_from, body.image, server)
         jobs = await do(server, tasks, [Describe(image=image)], who)
         return Caption(caption=str(jobs[0].output.get("caption", "")))
 
@@ -103,13 +103,13 @@ async def _enlarge(server: Server, tasks: Tasks, body: Extras, given: Sequence[s
     first, second = picture_upscaler(body.upscaler_1), picture_upscaler(body.upscaler_2)
     share = body.extras_upscaler_2_visibility or 0.0
     if first is None:
-        pictures = await run_in_threadpool(lambda: [picture_from(each, server.settings) for each in given])
-        return await run_in_threadpool(lambda: [_packed(picture) for picture in pictures])
+        pictures = await in_few_threads(lambda: [picture_from(each, server.settings) for each in given])
+        return await in_few_threads(lambda: [_packed(picture) for picture in pictures])
     how = _how(body)
-    images = await run_in_threadpool(lambda: tuple(input_from(each, server) for each in given))
+    images = await in_few_threads(lambda: tuple(input_from(each, server) for each in given))
     upscalers = [first] if second is None or share == 0 else [first, second]
     jobs = await do(server, tasks, [_work(images, upscaler, how) for upscaler in upscalers], who)
-    return await run_in_threadpool(_blended, server, jobs, share, len(given))
+    return await in_few_threads(_blended, server, jobs, share, len(given))
 
 
 def _work(images: tuple[InputPicture, ...], upscaler: str, how: dict[str, Any]) -> Upscale:

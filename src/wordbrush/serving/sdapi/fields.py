@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from wordbrush.serving.limits import LONGEST
+
 _DEEPEST = 32
 
 
@@ -100,9 +102,13 @@ class Painting(Body):
     subseed_strength: Real | None = Field(default=None, description="0 to 1: how far towards the subseed's noise.")
     seed_resize_from_h: Whole | None = None
     seed_resize_from_w: Whole | None = None
-    sampler_name: str | None = Field(default=None, description='A label such as "DPM++ 2M", or "DPM++ 2M Karras".')
-    sampler_index: str | None = Field(default=None, description="The old name of sampler_name.")
-    scheduler: str | None = Field(default=None, description='Absent or "automatic": as fits the sampler.')
+    sampler_name: str | None = Field(
+        default=None, max_length=200, description='A label such as "DPM++ 2M", or "DPM++ 2M Karras".'
+    )
+    sampler_index: str | None = Field(default=None, max_length=200, description="The old name of sampler_name.")
+    scheduler: str | None = Field(
+        default=None, max_length=200, description='Absent or "automatic": as fits the sampler.'
+    )
     batch_size: Whole | None = Field(default=None, ge=1, description="Pictures at once; 1 if absent.")
     n_iter: Whole | None = Field(default=None, ge=1, description="So often; 1 if absent.")
     steps: Whole | None = Field(default=None, description="The model's own number if absent.")
@@ -134,7 +140,9 @@ class Painting(Body):
     alwayson_scripts: Options = {}
     send_images: Flag | None = Field(default=None, description="False: the answer holds no pictures; they are kept.")
     save_images: Flag | None = Field(default=None, description="Pictures are always kept.")
-    infotext: str | None = Field(default=None, description="A picture's text, for the fields that are not given.")
+    infotext: str | None = Field(
+        default=None, max_length=LONGEST, description="A picture's text, for the fields that are not given."
+    )
 
 
 class Txt2Img(Painting):

@@ -15,6 +15,7 @@ from wordbrush.errors import RequestError
 from wordbrush.serving.asking import ask
 from wordbrush.serving.bodies import picture_from
 from wordbrush.serving.errors import Refused
+from wordbrush.serving.few_threads import in_few_threads
 from wordbrush.serving.guard.caller import caller
 from wordbrush.serving.sdapi import requests
 from wordbrush.serving.sdapi.answers import encoded, finished, info_of
@@ -80,7 +81,8 @@ async def do(server: Server, tasks: Tasks, works: Sequence[Any], who: Caller, na
 async def _paint(
     server: Server, tasks: Tasks, body: Painting, who: Caller, order_of: Callable[[requests.Caller], Order]
 ) -> Painted:
-    options, order = await run_in_threadpool(_ordered, server, body, who, order_of)
+    in_thread = in_few_threads if isinstance(body, Img2Img) else run_in_threadpool
+    options, order = await in_thread(_ordered, server, body, who, order_of)
     works = [Generate(request=request) for request in order.requests]
     jobs = await do(server, tasks, works, who, body.force_task_id)
     return await run_in_threadpool(_answer, server, body, order, jobs, options)

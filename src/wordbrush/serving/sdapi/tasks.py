@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from starlette.concurrency import run_in_threadpool
+
 from wordbrush.serving.store.jobs import JobFilter, NoSuchJob
 from wordbrush.serving.work import Caller, Job, JobState
 
@@ -108,7 +110,7 @@ class Tasks:
     async def _follow(self, task: Task, caller: Caller) -> None:
         for job_id in task.jobs:
             try:
-                async for event in self._queue.events(job_id, caller):
+                async for event in await run_in_threadpool(self._queue.events, job_id, caller):
                     if event.type == "preview" and not task.ended:
                         task.preview, task.previews = event.data["data"], task.previews + 1
             except NoSuchJob:

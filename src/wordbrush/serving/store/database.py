@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from wordbrush.serving.store.tables import META, SCHEMA, Base
 
 # How long a writer waits for another process's transaction (`wordbrush keys` beside a running server), in seconds.
 BUSY = 15
+
+# For so many seconds a lock of PostgreSQL's is taken to be there still.
+_HELD = 1.0
 
 # What PostgreSQL's advisory lock is known by; any number that no other program is likely to use.
 _ADVISORY = 0x776F726462727573
@@ -39,6 +44,7 @@ class Database:
         self.exclusive = exclusive
         self._file_lock: FileLock | None = None
         self._lock_connection: Connection | None = None
+        self._holding, self._held = threading.Lock(), time.monotonic()
         self._shown = _without_password(url)
         try:
             self.engine = _engine(url)
@@ -75,8 +81,10 @@ class Database:
         Raises:
             WorkFailed: the database does not take it (the disk is full, the connection is lost).
         """
-        with _said(self._shown), self._writing.begin() as connection:
-            yield connection
+        with _said(self._shown):
+            self._hold()
+            with self._writing.begin() as connection:
+                yield connection
 
     def check(self) -> None:
         """Writes a row. Raises `WorkFailed` when the database does not take it."""
@@ -104,6 +112,28 @@ class Database:
             self._lock_connection.commit()
             if not free:
                 raise RequestError(_taken(self._shown, ""))
+
+    def _hold(self) -> None:
+        """Takes the lock again where it was lost: PostgreSQL forgets it when its connection breaks, at a restart say.
+
+        Raises `WorkFailed` when another server has it by now.
+        """
+        if self._lock_connection is None:
+            return
+        with self._holding:
+            if time.monotonic() - self._held < _HELD:
+                return
+            try:
+                self._lock_connection.execute(text("SELECT 1"))
+                self._lock_connection.commit()
+            except DBAPIError:
+                with contextlib.suppress(DBAPIError):
+                    self._lock_connection.close()
+                try:
+                    self._lock()
+                except RequestError as error:
+                    raise WorkFailed(str(error)) from error
+            self._held = time.monotonic()
 
     def _prepare(self) -> None:
         """Makes what is missing, and refuses what is newer."""

@@ -1,7 +1,7 @@
 """The queue: every request is a job here, from the moment it comes in until it is deleted.
 
 Everything is synchronous and may be called from any thread; what a coroutine may call without a thread of its own
-(`events`, `wait_async`, `watched`, `ahead`) says so.
+(`wait_async`, `watched`, `ahead`) says so.
 """
 
 from __future__ import annotations

@@ -142,6 +142,8 @@ class Looking(Handing):
     def events(self, job_id: str, caller: Caller, last_event_id: int | None = None) -> Feed:
         """Subscribes a coroutine (`async for`) to a job; the last event is the state in which it ended.
 
+        To be called in a thread: a job that has ended is looked up in the database.
+
         Args:
             last_event_id: what the subscriber heard last; then only what is newer comes. Without it, or when that
                 is too long ago, the first event is "state".

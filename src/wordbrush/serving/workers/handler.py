@@ -165,15 +165,22 @@ class Handler:
             except WordbrushError as error:  # of the store, which says what is wrong with it
                 self._problem = str(error)
                 logger.error("worker %s: %s", self.setup.name, error)
-            except Exception as error:  # whatever it was: without this thread its jobs would run for ever
+            except Exception as error:  # without this thread its jobs would run for ever
                 self._problem = f"{type(error).__name__}: {error}"
                 logger.error("worker %s: unforeseen", self.setup.name, exc_info=error)
+                self._hear_no_more()
             finally:
                 self._end_process()
             if not self._stopping.is_set():
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._fruitless, 10))
                 self._fruitless += 1
                 self._stopping.wait(pause)
+
+    def _hear_no_more(self) -> None:
+        """Something that the worker said was lost: its jobs are not done, whatever it says next."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
 
     def _start_process(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -319,7 +326,7 @@ class Handler:
         """Puts what is held back into the queue. Returns whether that could be written down."""
         try:
             self._jobs.requeue(list(self._held), self.setup.name, crashed=crashed)
-        except Exception as error:  # the disk is full, say; a restart of the server puts them back, too
+        except Exception as error:  # noqa: BLE001  the disk is full, say; a restart of the server puts them back, too
             logger.error("worker %s: %s", self.setup.name, error)
             return False
         with self._lock:

@@ -6,10 +6,12 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
+from wordbrush.serving.places import without_places
 from wordbrush.serving.work import Problem
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def problem_of(error: Exception) -> Problem:
-    """One sentence for whoever asked; an error that nobody foresaw is logged in full."""
+    """One sentence for whoever asked, who is not told where files lie; one that nobody foresaw is logged in full."""
+    found = _problem_of(error)
+    return Problem(kind=found.kind, message=without_places(found.message, Path.cwd().parent))  # the data folder
+
+
+def _problem_of(error: Exception) -> Problem:
     if is_out_of_memory(error):
         return Problem(kind="work", message=_SHORT)
     if isinstance(error, RequestError):
