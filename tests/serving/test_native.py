@@ -340,3 +340,11 @@ def test_what_was_asked_is_asked_again_from_a_picture(shared: Inside, tmp_path: 
     request = read_metadata(file).request.to_dict()
     again = shared.ended(post(shared, request)["id"])["pictures"][0]
     assert again["sha256"] == picture["sha256"]
+
+
+@pytest.mark.parametrize("time", ["0.5", "1e3", "20261126"])
+def test_a_time_is_not_a_number(shared: Inside, time: str) -> None:
+    answer = shared.client.get("/v1/jobs", params={"until": time})
+    assert answer.status_code == 422
+    assert "2026-11-26T19:00:00Z" in answer.text
+    assert shared.client.get("/v1/jobs", params={"since": "2026-11-26"}).status_code == 200

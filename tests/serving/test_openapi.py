@@ -24,14 +24,15 @@ from wordbrush.serving.guard import gate, listening
 from wordbrush.serving.settings import Settings
 
 # What a schema cannot say (fields that exclude each other, base64 that is a picture, names that there are) may be
-# refused. A model may be called "unload", so GET is allowed there.
+# refused. A model may be called "unload" and a job "upscale", so GET is allowed there, and said to be.
 CONFIG = """
 [checks]
 positive_data_acceptance.enabled = false
 
 [[operations]]
-include-path-regex = "^/v1/models/(unload|refresh)$"
+include-path-regex = "^/v1/(models/(unload|refresh)|jobs/(describe|explain|upscale))$"
 checks.unsupported_method.enabled = false
+checks.allow_header_conformance.enabled = false
 """
 
 

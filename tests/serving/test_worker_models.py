@@ -82,6 +82,7 @@ def test_one_model_is_kept_whatever_its_size(names: list[str]) -> None:
         assert list(models.sizes) == [name]
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_many_switches() -> None:
     """Opened, painted with and given up again and again, as when requests for several models take turns."""
     models = Models("cpu", "float32", 10 << 30)

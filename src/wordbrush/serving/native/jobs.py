@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 from starlette.concurrency import run_in_threadpool as in_thread
 
 from wordbrush.errors import RequestError
@@ -92,6 +92,18 @@ class Change(_Body):
     priority: StrictInt = Field(ge=-100, le=100)
 
 
+def _written_out(value: Any) -> Any:
+    """Refuses a bare number, which pydantic would take for seconds since 1970."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return value
+    raise ValueError("a time is written as 2026-11-26T19:00:00Z")
+
+
+Time = Annotated[datetime, BeforeValidator(_written_out)]
+
+
 class History(_Body):
     """What is listed; what is left out does not matter."""
 
@@ -100,8 +112,8 @@ class History(_Body):
     kind: list[Kind] = []
     model: str | None = Field(default=None, max_length=200)
     text: str | None = Field(default=None, max_length=200, description="Stands in the prompt.")
-    since: datetime | None = Field(default=None, description="Came in at this time or later.")
-    until: datetime | None = Field(default=None, description="Came in before this time.")
+    since: Time | None = Field(default=None, description="Came in at this time or later.")
+    until: Time | None = Field(default=None, description="Came in before this time.")
     limit: int = Field(default=50, ge=1, le=500)
     cursor: str | None = Field(default=None, max_length=200, description="`next_cursor` of the page before.")
     order: Literal["newest", "oldest"] = "newest"
@@ -223,7 +235,7 @@ def _reading(routes: APIRouter, server: Server) -> None:
 
 def _changing(routes: APIRouter, server: Server) -> None:
     jobs = server.jobs
-    changing = {**USUAL, **answers(409, 413)}
+    changing = {**USUAL, **answers(400, 409, 413)}
 
     @routes.post(
         "/jobs/{job_id}/cancel", summary="Cancel: at once, or within one step", response_model=JobAnswer,

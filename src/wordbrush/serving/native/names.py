@@ -104,7 +104,7 @@ def router(server: Server) -> APIRouter:
     _models(routes, server)
     _lists(routes, server)
 
-    @routes.post("/tokens", summary="Count the tokens of a prompt", responses=answers(401, 413, 422, 429))
+    @routes.post("/tokens", summary="Count the tokens of a prompt", responses=answers(400, 401, 413, 422, 429))
     def count_tokens(asked: TokensAsked) -> TokensAnswer:
         model = server.catalogue.model(asked.model)
         found = tokens.count(model, asked.prompt)

@@ -49,7 +49,7 @@ def router(server: Server) -> APIRouter:
     def read_queue(who: Who) -> QueueAnswer:
         return answer_of(server, who)
 
-    @routes.post("/queue", summary="Pause, resume, cancel all", responses=answers(401, 403, 413, 422, 429))
+    @routes.post("/queue", summary="Pause, resume, cancel all", responses=answers(400, 401, 403, 413, 422, 429))
     def change_queue(who: Who, change: QueueChange) -> QueueChanged:
         cancelled = 0
         if change.action == "cancel":
