@@ -17,12 +17,14 @@ from wordbrush.data.scenes import render, sample_scene
 from wordbrush.metadata import read_metadata
 from wordbrush.request import GenerationRequest
 from wordbrush.serving.work import Describe, Explain, Upscale
+from wordbrush.serving.workers import painter
 from wordbrush.serving.workers.protocol import Cancel, Cancelled, Done, Failed
 
 
 @pytest.fixture
 def bench(tmp_path: Path, tiny_v_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("WORDBRUSH_MODELS", str(library(tmp_path / "models", tiny_v_folder, "tiny")))
+    monkeypatch.setattr(painter, "_TELL_EVERY", 0.0)  # the small model's steps are quicker than reports are due
     return Bench(tmp_path / "data")
 
 
@@ -74,6 +76,14 @@ def test_many_pictures_go_through_in_loops_of_the_batch_size(bench: Bench, loops
     assert progress[-1].step == progress[-1].steps == 18
     assert all(one.eta is not None and one.eta >= 0 for one in progress if one.phase == "painting" and one.step)
     assert progress[0].phase == "loading"
+
+
+def test_every_step_is_told_of_a_job_that_is_watched_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(painter, "_TELL_EVERY", 3600.0)
+    bench.do(work(seed=1, steps=8), watched=True)
+    assert {one.step for one in bench.progress("0")} >= set(range(1, 9))
+    bench.do(work(seed=1, steps=8))
+    assert {one.step for one in bench.progress("0")} == {0, 8}  # when it begins, and when it is decoded
 
 
 def test_who_is_cancelled_leaves_within_a_step_and_the_others_go_on(bench: Bench) -> None:

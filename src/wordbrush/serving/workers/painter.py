@@ -45,6 +45,9 @@ Send = Callable[[Reports], None]
 # Previews of one picture are so many steps apart that there are about this many, however many steps it takes.
 _PREVIEWS = 10
 
+# Seconds between two reports on a job that nobody watches: each costs the server time that the painting needs.
+_TELL_EVERY = 0.25
+
 _LOADING = Progress(phase="loading")
 
 
@@ -176,6 +179,7 @@ class Painter:
     def _loop(self, pipe: Pipeline, rows: list[Row]) -> None:
         loop = joined([row.single for row in rows])
         steps, started = rows[0].job.steps, monotonic()
+        told = started
         self._rows = rows
         jobs = list(dict.fromkeys(row.job for row in rows))
         self._tell([job for job in jobs if job.step == 0])  # it has begun
@@ -189,8 +193,10 @@ class Painter:
                 self._estimate, self._rows = None, []
                 return
             pace = (monotonic() - started) / number
-            eta = {job: pace * (steps - number + steps * _later(job, rows)) for job in jobs}
-            self._tell(jobs, eta=eta)
+            due = monotonic() - told >= _TELL_EVERY
+            heard = [job for job in jobs if due or self._desk.watched(job.job_id)]
+            self._tell(heard, eta={job: pace * (steps - number + steps * _later(job, rows)) for job in heard})
+            told = monotonic() if due else told
             if number % max(1, steps // _PREVIEWS) == 0 and number < steps:
                 self._preview(pipe, rows, step.x0)
         assert latents is not None, "a loop has at least one step"
@@ -252,9 +258,10 @@ class Painter:
     def _tell(
         self, jobs: Sequence[Painting], phase: str = "painting", eta: Mapping[Painting, float] | None = None
     ) -> None:
-        told = [job for job in jobs if not job.ended]
         left = eta or {}
-        self._send(tuple(Progressed(job.job_id, job.progress(phase, left.get(job))) for job in told))
+        told = tuple(Progressed(job.job_id, job.progress(phase, left.get(job))) for job in jobs if not job.ended)
+        if told:
+            self._send(told)
 
     def _preview(self, pipe: Pipeline, rows: Sequence[Row], estimate: Tensor) -> None:
         shown = [
