@@ -97,7 +97,7 @@ def test_words_drawn_for_one_are_not_drawn_again(tiny_pipe: Pipeline) -> None:
         {"image": picture()}, {"clip_skip": 2}, {"prompt": "a fox <lora:fur:0.5>"}, {"loras": ["fur:0.5"]},
         {"variation_seed": 9, "variation_strength": 0.5}, {"model": "another"}, {"preset": "quick"},
     ],
-    ids=str,
+    ids=" ".join,
 )  # fmt: skip
 def test_what_decides_more_than_a_row_parts_requests(fields: dict[str, Any]) -> None:
     plain = GenerationRequest(prompt="a fox", seed=1)

@@ -37,7 +37,7 @@ def embedded() -> Pipeline:
         {"image": PICTURE, "mask": (4, 4, 12, 12), "only_masked": True, "upscale": 2, "upscaler": "nearest"},
         {"count": 2, "blend_prompt": "three cats", "blend": 0.5},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_the_picture_is_the_requests_own(tiny_pipe: Pipeline, fields: dict[str, object]) -> None:
     request = GenerationRequest.from_dict({"prompt": "a fox on a blue background", "seed": 7, "steps": 4} | fields)
