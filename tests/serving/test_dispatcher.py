@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.serving.queues import opened
+from tests.serving.waiting import until
 from tests.serving.worker_parts import PROMPT, library, work
 
 import wordbrush
@@ -51,14 +51,6 @@ def ended(jobs: Jobs, ids: list[str]) -> list[Job]:
     return found
 
 
-def until(what: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    limit = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < limit, "it did not happen"
-        time.sleep(0.01)
-    return found
-
-
 def image(jobs: Jobs, job: Job, index: int = 0) -> bytes:
     return jobs._store.inputs.image(job.pictures[index].sha256).tobytes()
 
@@ -79,7 +71,7 @@ def test_a_workers_life(tmp_path: Path, models: Path) -> None:
         assert done[5].problem is not None
         assert "multiple of 4" in done[5].problem.message
         (status,) = dispatcher.status()
-        until(lambda: dispatcher.status()[0].state == "ready")
+        until(lambda: dispatcher.status()[0].state == "ready", SECONDS)
         (status,) = dispatcher.status()
         assert (status.starts, status.jobs, list(status.models)) == (1, (), ["tiny"])
         assert status.models["tiny"] > 100_000 < status.memory
@@ -102,21 +94,21 @@ def test_a_workers_life(tmp_path: Path, models: Path) -> None:
 
         # a process that is killed is started again, and its job begins anew
         (job_id,) = submit(jobs, work(seed=3, steps=250))
-        until(lambda: (jobs.get(job_id, LOCAL).progress or None) and jobs.get(job_id, LOCAL).progress.step > 2)
+        until(lambda: (jobs.get(job_id, LOCAL).progress or None) and jobs.get(job_id, LOCAL).progress.step > 2, SECONDS)
         pid = dispatcher.status()[0].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        until(lambda: dispatcher.status()[0].starts == 2)
+        until(lambda: dispatcher.status()[0].starts == 2, SECONDS)
         (again,) = ended(jobs, [job_id])
         assert (again.state, again.attempts) == (JobState.DONE, 2)
         assert image(jobs, again) == pipe(PROMPT, seed=3, steps=250).images[0].tobytes()
 
         dispatcher.drop_models()
-        until(lambda: dispatcher.status()[0].models == {})
+        until(lambda: dispatcher.status()[0].models == {}, SECONDS)
 
         # no time is left: what runs goes back to the queue, and counts no attempt
         (late,) = submit(jobs, work(seed=4, steps=400, count=16))
-        until(lambda: jobs.get(late, LOCAL).state is JobState.RUNNING)
+        until(lambda: jobs.get(late, LOCAL).state is JobState.RUNNING, SECONDS)
         pid = dispatcher.status()[0].pid
         assert pid is not None
         dispatcher.stop(0)
@@ -147,6 +139,6 @@ def test_an_error_that_nobody_foresaw_ends_no_worker_for_good(
 def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
     with painting(tmp_path, device="cuda:77") as (jobs, dispatcher):
         (job_id,) = submit(jobs, work(seed=1))
-        status = until(lambda: (found := dispatcher.status()[0]).problem and found)
+        status = until(lambda: (found := dispatcher.status()[0]).problem and found, SECONDS)
         assert "CUDA" in status.problem or "cuda" in status.problem
         assert jobs.get(job_id, LOCAL).state is JobState.QUEUED

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 import uvicorn
 import webuiapi  # type: ignore[import-untyped]
 from tests.serving.painter import Painter
+from tests.serving.waiting import until
 
 from wordbrush.serving.app import Server, create_app
 from wordbrush.serving.settings import Settings
@@ -80,16 +80,6 @@ def held(listening: Listening) -> Iterator[Painter]:
     listening.painter.go.set()
     clients = [listening.client(number) for number in (0, 1)]
     until(lambda: all(api.get_progress()["state"]["job_count"] == 0 for api in clients))
-
-
-def until(found: Callable[[], Any], seconds: float = 20) -> Any:
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
 
 
 def painting(pool: ThreadPoolExecutor, api: Any, **fields: Any) -> Future[Any]:

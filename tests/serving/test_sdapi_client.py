@@ -15,6 +15,7 @@ import pytest
 import webuiapi  # type: ignore[import-untyped]
 from PIL import Image, ImageChops
 from tests.serving.conftest import Served
+from tests.serving.waiting import until
 
 from wordbrush.pictures import pixel_hash
 
@@ -257,16 +258,6 @@ def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
     return thread, results
 
 
-def until(found: Callable[[], Any], seconds: float = 30) -> Any:
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
-
-
 @covers("get_progress", "interrupt", "util_wait_for_ready")
 def test_progress_and_interrupting(api: Recorded) -> None:
     api.util_wait_for_ready(0.05)
@@ -279,7 +270,7 @@ def test_progress_and_interrupting(api: Recorded) -> None:
         told = api.get_progress()
         return told if told["progress"] > 0.01 and told["current_image"] else None
 
-    told = until(painting)
+    told = until(painting, 30)
     assert 0 < told["progress"] < 1
     assert told["state"]["job_count"] == 2
     assert 0 < told["state"]["sampling_step"] <= told["state"]["sampling_steps"]
@@ -300,9 +291,9 @@ def test_progress_and_interrupting(api: Recorded) -> None:
 def test_skipping_goes_on_with_the_next(api: Recorded) -> None:
     size = {"width": 192, "height": 192, "steps": 24}
     thread, results = in_background(lambda: api.txt2img(prompt="a fox", seed=7, n_iter=2, **size))
-    until(lambda: api.get_progress()["state"]["sampling_step"] > 1)
+    until(lambda: api.get_progress()["state"]["sampling_step"] > 1, 30)
     assert api.skip() is None
-    assert until(lambda: api.get_progress()["state"]["skipped"] or not thread.is_alive())
+    assert until(lambda: api.get_progress()["state"]["skipped"] or not thread.is_alive(), 30)
     thread.join(120)
     (result,) = results
     assert len(result.images) == 2
@@ -313,7 +304,7 @@ def test_skipping_goes_on_with_the_next(api: Recorded) -> None:
 def test_a_task_is_known_by_its_name(api: Recorded) -> None:
     body = {"prompt": "a fox", "width": 256, "height": 256, "steps": 100, "force_task_id": "task(mine)"}
     thread, results = in_background(lambda: api.custom_post("sdapi/v1/txt2img", body))
-    until(lambda: api.get_progress()["current_task"] == "task(mine)")
+    until(lambda: api.get_progress()["current_task"] == "task(mine)", 30)
     assert "task(mine)" in api.custom_get("internal/pending-tasks")["tasks"]
 
     def preview() -> Any:
@@ -322,7 +313,7 @@ def test_a_task_is_known_by_its_name(api: Recorded) -> None:
         ).json()
         return told if told["live_preview"] else None
 
-    told = until(preview)
+    told = until(preview, 30)
     assert (told["active"], told["completed"]) == (True, False)
     assert told["live_preview"].startswith("data:image/jpeg;base64,")
     assert api.session.get(f"{api.baseurl}/progress?id_task=task(other)").status_code == 404

@@ -13,7 +13,7 @@ from wordbrush.errors import RequestError
 from wordbrush.inputs import InputPicture
 from wordbrush.serving import limits
 from wordbrush.serving.errors import Refused
-from wordbrush.serving.work import Caller, Describe, Explain, Generate, Job, Upscale
+from wordbrush.serving.work import AnyWork, Caller, Describe, Explain, Generate, Job, Upscale
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
@@ -26,7 +26,7 @@ LARGEST_DRAWN = 2**32
 
 def ask(
     server: Server,
-    work: Generate | Upscale | Explain | Describe,
+    work: AnyWork,
     caller: Caller,
     *,
     source: str,
@@ -65,7 +65,7 @@ def ask(
 
 async def ask_async(
     server: Server,
-    work: Generate | Upscale | Explain | Describe,
+    work: AnyWork,
     caller: Caller,
     *,
     source: str,
@@ -80,7 +80,7 @@ async def ask_async(
     return await run_in_threadpool(call)
 
 
-def _seeded(work: Generate | Upscale | Explain | Describe) -> Generate | Upscale | Explain | Describe:
+def _seeded(work: AnyWork) -> AnyWork:
     if not isinstance(work, Generate | Explain):
         return work
     request = work.request
@@ -94,8 +94,8 @@ def _seeded(work: Generate | Upscale | Explain | Describe) -> Generate | Upscale
 
 
 def _with_inputs(
-    server: Server, work: Generate | Upscale | Explain | Describe
-) -> Generate | Upscale | Explain | Describe:
+    server: Server, work: AnyWork
+) -> AnyWork:
     """The work with every picture that it brings kept in the store and named by its hash alone."""
     if isinstance(work, Upscale):
         return work.model_copy(update={"images": tuple(_kept(server, image) for image in work.images)})

@@ -26,7 +26,7 @@ from wordbrush.formats.library_scan import KINDS, UPSCALER
 from wordbrush.request import GenerationRequest
 from wordbrush.request_fields import FILTERS, LATENT_UPSCALERS, SAMPLER_NAMES, SCHEDULE_NAMES, SHIPPED_UPSCALER, Lora
 from wordbrush.serving.settings import Settings
-from wordbrush.serving.work import Describe, Explain, Generate, Upscale
+from wordbrush.serving.work import AnyWork, Describe, Upscale
 
 # Files up to this size are hashed when their hash is asked for; of larger ones it is told if it is known already.
 _SMALL = 256 << 20
@@ -195,7 +195,7 @@ class Catalogue:
         """Whether a model brings a CLIP that sees pictures."""
         return model.path is not None and (model.path / "clip" / "config.json").is_file()
 
-    def checked(self, work: Generate | Upscale | Explain | Describe) -> Generate | Upscale | Explain | Describe:
+    def checked(self, work: AnyWork) -> AnyWork:
         """The work with every name in it as it is spelt here.
 
         Raises:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from wordbrush.errors import RequestError
 from wordbrush.inputs import InputPicture
 from wordbrush.request import GenerationRequest
-from wordbrush.serving.work import Describe, Explain, Generate, Upscale
+from wordbrush.serving.work import AnyWork, Explain, Generate, Upscale
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
@@ -26,7 +26,7 @@ _NO_TEXTS = ("image", "images", "mask", "latents")
 _USUAL = (1024, 1024)
 
 
-def check(server: Server, work: Generate | Upscale | Explain | Describe) -> None:
+def check(server: Server, work: AnyWork) -> None:
     """Refuses what is larger than the settings allow.
 
     work: its pictures are in the store, and its names are the catalogue's.
@@ -42,7 +42,7 @@ def check(server: Server, work: Generate | Upscale | Explain | Describe) -> None
             raise RequestError(f"one picture is explained at a time, not {work.request.pictures}; leave count out")
 
 
-def check_words(work: Generate | Upscale | Explain | Describe) -> None:
+def check_words(work: AnyWork) -> None:
     """Refuses more text than anybody writes, before any of it is read. Raises `RequestError`."""
     length = _letters(work)
     if length > LONGEST:

@@ -1,6 +1,6 @@
 """What a job is: the work asked for, the states it goes through, its pictures, and what it tells on the way.
 
-Everything in the server speaks in these types: the APIs make a `Work` of what a client asks, the queue keeps it, a
+Everything in the server speaks in these types: the APIs make one of what a client asks, the queue keeps it, a
 worker does it. None of them is a path: a client's pictures are known by the SHA-256 of their pixels (`store.inputs`).
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from wordbrush.request import GenerationRequest
 from wordbrush.request_fields import Picture as InputPicture
@@ -72,8 +72,7 @@ class Describe(_Work):
     model: str | None = None
 
 
-Work = Annotated[Generate | Upscale | Explain | Describe, Field(discriminator="kind")]
-WORK: TypeAdapter[Generate | Upscale | Explain | Describe] = TypeAdapter(Work)
+AnyWork = Generate | Upscale | Explain | Describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ class Job:
     """
 
     id: str
-    work: Generate | Upscale | Explain | Describe
+    work: AnyWork
     state: JobState
     owner: str
     source: str

@@ -16,10 +16,10 @@ from wordbrush.formats.library import EMBEDDED
 from wordbrush.request import GenerationRequest
 from wordbrush.serving import tokens
 from wordbrush.serving.asking import LARGEST_DRAWN, ask_async
-from wordbrush.serving.work import Caller, Generate, JobState
+from wordbrush.serving.work import Caller, Generate
 from wordbrush.studio import choices, markup
 from wordbrush.studio.create import CreatePage, automatic
-from wordbrush.studio.follow import View, cancel_soon, follow, progress_html
+from wordbrush.studio.follow import View, attended, cancel_soon, last_words, progress_html, stop
 from wordbrush.studio.form import AUTO, Form, form_of, not_restored
 from wordbrush.studio.markup import Tile, capital, notice
 from wordbrush.studio.restore import restored
@@ -47,10 +47,7 @@ def drawn(view: View, prompt: str, ratio: float = 1.0) -> Drawn:
     """A job's view on the easel. ratio: width to height of its pictures, as far as that is known."""
     if view.ended:
         tiles = _tiles(view, prompt)
-        problem = "" if view.state is not JobState.FAILED else notice(capital(view.problem or "it failed"), alarm=True)
-        if view.state is JobState.CANCELLED:
-            problem = notice("Cancelled." if not tiles else "Cancelled; this is how far it was.")
-        notes = problem + "".join(notice(capital(note)) for note in view.notes)
+        notes = last_words(view, "Cancelled; this is how far it was." if tiles else "Cancelled.")
         return Drawn("", markup.results(tiles) if tiles else None, notes)
     finished = _tiles(view, prompt)
     if finished and not view.preview:
@@ -113,7 +110,7 @@ class CreateEvents:
         except WordbrushError as error:
             yield {page.notes: notice(capital(str(error)), alarm=True)}
             return
-        self._stop(seat, caller, {LIVE, PAINT})
+        stop(self._server, seat, caller, {LIVE, PAINT})
         async for changes in self._watched(seat, caller, work, PAINT):
             yield changes
 
@@ -126,7 +123,7 @@ class CreateEvents:
         mine = seat.newest
         try:
             caller = caller_of(request)
-            self._stop(seat, caller, {LIVE})
+            stop(self._server, seat, caller, {LIVE})
             form = Form.of_values(values, carried)
             if not live or not form.prompt.strip() or form.model != AUTO:
                 yield {self._page.notes: gr.skip()}
@@ -156,19 +153,14 @@ class CreateEvents:
         if kind == PAINT:
             begun[page.canvas] = markup.waiting(asked.pictures, ratio)
         yield begun
-        try:
-            async for view in follow(self._server, job, caller):
-                if view.ended:
-                    seat.jobs.pop(job.id, None)
-                now = drawn(view, asked.prompts[0], ratio)
-                changes: dict[Any, Any] = {page.status: now.status, page.notes: now.notes}
-                if now.canvas is not None:
-                    changes[page.canvas] = now.canvas
-                if view.ended and not seat.jobs:
-                    changes[page.stop] = gr.update(interactive=False)
-                yield changes
-        finally:
-            seat.jobs.pop(job.id, None)
+        async for view in attended(self._server, job, caller, seat):
+            now = drawn(view, asked.prompts[0], ratio)
+            changes: dict[Any, Any] = {page.status: now.status, page.notes: now.notes}
+            if now.canvas is not None:
+                changes[page.canvas] = now.canvas
+            if view.ended and not seat.jobs:
+                changes[page.stop] = gr.update(interactive=False)
+            yield changes
 
     def _ratio(self, request: GenerationRequest) -> float:
         own = choices.own_size(self._server, request.model or AUTO) or (1, 1)
@@ -176,12 +168,8 @@ class CreateEvents:
 
     def cancel(self, request: gr.Request) -> Any:
         """The Cancel button and Escape: everything that this page is painting; what is there of it is kept."""
-        self._stop(self._seats.of(request), caller_of(request), {LIVE, PAINT}, keep_partial=True)
+        stop(self._server, self._seats.of(request), caller_of(request), {LIVE, PAINT}, keep_partial=True)
         return gr.update(interactive=False)
-
-    def _stop(self, seat: Seat, caller: Caller, kinds: set[str], *, keep_partial: bool = False) -> None:
-        for job_id in [job_id for job_id, kind in list(seat.jobs.items()) if kind in kinds]:
-            cancel_soon(self._server, job_id, caller, keep_partial=keep_partial)
 
     def count_tokens(self, model: str, prompt: str) -> str:
         """What stands below the prompt."""

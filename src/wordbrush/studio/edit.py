@@ -13,7 +13,7 @@ from wordbrush.errors import RequestError, WordbrushError
 from wordbrush.request_fields import MASK_FILL_NAMES, SHIPPED_UPSCALER
 from wordbrush.serving.asking import ask_async
 from wordbrush.serving.bodies import picture_from
-from wordbrush.serving.work import Caller, Generate, JobState, Upscale
+from wordbrush.serving.work import Caller, Generate, Upscale
 from wordbrush.studio import choices, edit_page, markup
 from wordbrush.studio.create_events import QUIET
 from wordbrush.studio.edit_form import (
@@ -27,7 +27,7 @@ from wordbrush.studio.edit_form import (
     EditForm,
     Source,
 )
-from wordbrush.studio.follow import View, cancel_soon, follow, progress_html
+from wordbrush.studio.follow import View, attended, last_words, progress_html, stop
 from wordbrush.studio.form import AUTO
 from wordbrush.studio.markup import capital, notice
 from wordbrush.studio.session import Seat, Seats, caller_of
@@ -270,7 +270,7 @@ class EditEvents:
         except WordbrushError as error:
             yield {page.notes: notice(capital(str(error)), alarm=True)}
             return
-        self._stop(seat, caller)
+        stop(self._server, seat, caller, {EDIT})
         async for changes in self._watched(seat, caller, work, given):
             yield changes
 
@@ -288,16 +288,11 @@ class EditEvents:
             return
         seat.jobs[job.id] = EDIT
         yield {page.notes: "", page.stop: gr.update(interactive=True)}
-        try:
-            async for view in follow(self._server, job, caller):
-                if view.ended:
-                    seat.jobs.pop(job.id, None)
-                changes = self._drawn(view, source)
-                if view.ended and EDIT not in seat.jobs.values():
-                    changes[page.stop] = gr.update(interactive=False)
-                yield changes
-        finally:
-            seat.jobs.pop(job.id, None)
+        async for view in attended(self._server, job, caller, seat):
+            changes = self._drawn(view, source)
+            if view.ended and EDIT not in seat.jobs.values():
+                changes[page.stop] = gr.update(interactive=False)
+            yield changes
 
     def _drawn(self, view: View, source: Source) -> dict[Any, Any]:
         """What a job's view changes on the page."""
@@ -307,13 +302,8 @@ class EditEvents:
             if view.preview:
                 changes[page.result] = edit_page.partial_or_preview(view.preview[min(view.preview)])
             return changes
-        said = "".join(notice(capital(note)) for note in view.notes)
-        if view.state is JobState.FAILED:
-            said = notice(capital(view.problem or "it failed"), alarm=True) + said
-        elif view.state is JobState.CANCELLED:
-            said = notice("Cancelled.") + said
         pictures = [each for each in view.pictures if each["role"] in ("picture", "partial")]
-        changes[page.notes] = said
+        changes[page.notes] = last_words(view)
         if pictures:
             made = pictures[0]
             after = Source(made["sha256"], made["width"], made["height"])
@@ -324,9 +314,5 @@ class EditEvents:
 
     def cancel(self, request: gr.Request) -> Any:
         """The Cancel button and Escape; what is there of the picture is kept."""
-        self._stop(self._seats.of(request), caller_of(request), keep_partial=True)
+        stop(self._server, self._seats.of(request), caller_of(request), {EDIT}, keep_partial=True)
         return gr.update(interactive=False)
-
-    def _stop(self, seat: Seat, caller: Caller, *, keep_partial: bool = False) -> None:
-        for job_id in [job_id for job_id, kind in list(seat.jobs.items()) if kind == EDIT]:
-            cancel_soon(self._server, job_id, caller, keep_partial=keep_partial)

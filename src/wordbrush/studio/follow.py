@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from wordbrush.studio import markup
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
+    from wordbrush.studio.session import Seat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,31 @@ async def follow(server: Server, job: Job, caller: Caller) -> AsyncIterator[View
     finally:
         if not view.ended:
             cancel_soon(server, job.id, caller)
+
+
+async def attended(server: Server, job: Job, caller: Caller, seat: Seat) -> AsyncIterator[View]:
+    """`follow`, for a job that a page has put among its seat's; it is taken out there when it ends."""
+    try:
+        async for view in follow(server, job, caller):
+            if view.ended:
+                seat.jobs.pop(job.id, None)
+            yield view
+    finally:
+        seat.jobs.pop(job.id, None)
+
+
+def stop(server: Server, seat: Seat, caller: Caller, kinds: Collection[str], *, keep_partial: bool = False) -> None:
+    """Cancels what a page is painting, of the kinds that its buttons are called in the seat."""
+    for job_id in [job_id for job_id, kind in list(seat.jobs.items()) if kind in kinds]:
+        cancel_soon(server, job_id, caller, keep_partial=keep_partial)
+
+
+def last_words(view: View, cancelled: str = "Cancelled.") -> str:
+    """The sentences, as HTML, that an ended job leaves: why it has no more to show, then its notes."""
+    notes = "".join(markup.notice(markup.capital(note)) for note in view.notes)
+    if view.state is JobState.FAILED:
+        return markup.notice(markup.capital(view.problem or "it failed"), alarm=True) + notes
+    return markup.notice(cancelled) + notes if view.state is JobState.CANCELLED else notes
 
 
 def cancel_soon(server: Server, job_id: str, caller: Caller, *, keep_partial: bool = False) -> None:

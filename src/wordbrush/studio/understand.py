@@ -13,14 +13,14 @@ from wordbrush.formats.library import EMBEDDED
 from wordbrush.request import GenerationRequest
 from wordbrush.serving.asking import ask_async
 from wordbrush.serving.bodies import request_from
-from wordbrush.serving.work import Caller, Explain, JobState
+from wordbrush.serving.work import Explain, JobState
 from wordbrush.studio import choices, markup, understand_page
 from wordbrush.studio.create_events import QUIET
 from wordbrush.studio.edit_form import steps_of
-from wordbrush.studio.follow import View, cancel_soon, follow, progress_html
+from wordbrush.studio.follow import View, attended, last_words, progress_html, stop
 from wordbrush.studio.form import AUTO, seed_of
 from wordbrush.studio.markup import capital, notice
-from wordbrush.studio.session import Seat, Seats, caller_of
+from wordbrush.studio.session import Seats, caller_of
 from wordbrush.studio.theme import PAGE
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class UnderstandEvents:
         given = dict(zip(NAMES, values, strict=True))
         try:
             caller = caller_of(request)
-            self._stop(seat, caller)
+            stop(self._server, seat, caller, {UNDERSTAND})
             work = Explain(request=request_of(given, carried, self._server), columns=int(given["columns"]))
             job = await ask_async(self._server, work, caller, source="studio")
         except WordbrushError as error:
@@ -199,16 +199,11 @@ class UnderstandEvents:
             return
         seat.jobs[job.id] = UNDERSTAND
         yield {page.notes: "", page.stop: gr.update(interactive=True)}
-        try:
-            async for view in follow(self._server, job, caller):
-                if view.ended:
-                    seat.jobs.pop(job.id, None)
-                changes = self._drawn(view)
-                if view.ended and UNDERSTAND not in seat.jobs.values():
-                    changes[page.stop] = gr.update(interactive=False)
-                yield changes
-        finally:
-            seat.jobs.pop(job.id, None)
+        async for view in attended(self._server, job, caller, seat):
+            changes = self._drawn(view)
+            if view.ended and UNDERSTAND not in seat.jobs.values():
+                changes[page.stop] = gr.update(interactive=False)
+            yield changes
 
     def _drawn(self, view: View) -> dict[Any, Any]:
         """What a job's view changes on the page."""
@@ -218,12 +213,7 @@ class UnderstandEvents:
             if view.preview:
                 changes[page.shown] = markup.preview(view.preview[min(view.preview)], "The picture as it stands")
             return changes
-        said = "".join(notice(capital(note)) for note in view.notes)
-        if view.state is JobState.FAILED:
-            said = notice(capital(view.problem or "it failed"), alarm=True) + said
-        elif view.state is JobState.CANCELLED:
-            said = notice("Cancelled.") + said
-        changes[page.notes] = said
+        changes[page.notes] = last_words(view)
         done = view.state is JobState.DONE
         changes[page.shown] = (
             understand_page.explained(view.pictures, view.output) if done else understand_page.welcome()
@@ -232,9 +222,5 @@ class UnderstandEvents:
 
     def cancel(self, request: gr.Request) -> Any:
         """The Cancel button and Escape."""
-        self._stop(self._seats.of(request), caller_of(request))
+        stop(self._server, self._seats.of(request), caller_of(request), {UNDERSTAND})
         return gr.update(interactive=False)
-
-    def _stop(self, seat: Seat, caller: Caller) -> None:
-        for job_id in [job_id for job_id, kind in list(seat.jobs.items()) if kind == UNDERSTAND]:
-            cancel_soon(self._server, job_id, caller)

@@ -24,7 +24,7 @@ from wordbrush.serving.native.bodies import json_object
 from wordbrush.serving.native.shapes import JobAnswer, JobsAnswer, Kind, Source, picture_url, with_urls
 from wordbrush.serving.sse import RETRY, event_text, streamed
 from wordbrush.serving.store import JobFilter, job_json
-from wordbrush.serving.work import Caller, Describe, Event, Explain, Generate, Job, JobState, Upscale
+from wordbrush.serving.work import AnyWork, Caller, Describe, Event, Explain, Generate, Job, JobState, Upscale
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
@@ -138,7 +138,7 @@ def router(server: Server) -> APIRouter:
 def _asking(routes: APIRouter, server: Server) -> None:
     settings = server.settings
 
-    async def answer(work: Generate | Upscale | Explain | Describe, who: Caller, priority: int, key: str | None) -> Any:
+    async def answer(work: AnyWork, who: Caller, priority: int, key: str | None) -> Any:
         began = datetime.now(UTC)
         job = await ask_async(server, work, who, source="v1", priority=priority, idempotency_key=key)
         data = with_urls(job_json(job), base_of(server))

@@ -24,7 +24,7 @@ from wordbrush.serving.sdapi.fields import Img2Img, Painting, Txt2Img
 from wordbrush.serving.sdapi.pictures import PlacedPicture, placed
 from wordbrush.serving.sdapi.requests import Order, model_asked, picture_order, placing, text_order
 from wordbrush.serving.sdapi.tasks import SOURCE, Task, Tasks
-from wordbrush.serving.work import Caller, Describe, Explain, Generate, Job, JobState, Upscale
+from wordbrush.serving.work import AnyWork, Caller, Generate, Job, JobState
 
 if TYPE_CHECKING:
     from wordbrush.serving.server import Server
@@ -117,7 +117,7 @@ def _pictures(server: Server, body: Img2Img) -> list[PlacedPicture]:
     return [placed(image, mask, size, mode, hard=hard) for image in images]
 
 
-def _asked(server: Server, works: Sequence[Generate | Upscale | Explain | Describe], who: Caller) -> list[Job]:
+def _asked(server: Server, works: Sequence[AnyWork], who: Caller) -> list[Job]:
     jobs: list[Job] = []
     try:
         for work in works:

@@ -23,7 +23,6 @@ from wordbrush.serving.store.handing import Finished
 from wordbrush.serving.store.history import JobFilter, Page
 from wordbrush.serving.store.looking import Looking, Stats, may
 from wordbrush.serving.store.records import (
-    AnyWork,
     Live,
     inputs_of,
     is_id,
@@ -37,7 +36,7 @@ from wordbrush.serving.store.retention import Retention
 from wordbrush.serving.store.rows import Ending
 from wordbrush.serving.store.store import Store
 from wordbrush.serving.store.tables import IDEMPOTENCY, JOBS
-from wordbrush.serving.work import Caller, Job, JobState
+from wordbrush.serving.work import AnyWork, Caller, Job, JobState
 from wordbrush.serving.workers.batching import batch_key
 
 __all__ = [

@@ -16,6 +16,7 @@ from sqlalchemy import Row
 from wordbrush.inputs import InputPicture
 from wordbrush.serving.store.channel import Channel, Follower
 from wordbrush.serving.work import (
+    AnyWork,
     Describe,
     Explain,
     Generate,
@@ -27,7 +28,6 @@ from wordbrush.serving.work import (
     Upscale,
 )
 
-AnyWork = Generate | Upscale | Explain | Describe
 _KINDS: dict[str, type[Generate] | type[Upscale] | type[Explain] | type[Describe]] = {
     "generate": Generate, "upscale": Upscale, "explain": Explain, "describe": Describe,
 }  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from wordbrush.editing.joined import agreement
 from wordbrush.errors import RequestError
-from wordbrush.serving.work import Describe, Explain, Generate, Upscale
+from wordbrush.serving.work import AnyWork, Generate
 
 
-def batch_key(work: Generate | Upscale | Explain | Describe) -> str | None:
+def batch_key(work: AnyWork) -> str | None:
     """Equal for works whose pictures can likely be painted in one loop; None for one that goes alone.
 
     A worker looks again once the requests are filled in, so a key may be wrong without harm to any pixel.

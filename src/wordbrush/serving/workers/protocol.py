@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wordbrush.serving.settings import Settings
-from wordbrush.serving.work import Describe, Explain, Generate, Problem, Progress, StoredPicture, Upscale
+from wordbrush.serving.work import AnyWork, Problem, Progress, StoredPicture
 
 # --- what a worker is when it begins ---
 
@@ -52,7 +52,7 @@ class Task:
     """One job to do. watched: whether somebody looks on, so that previews pay."""
 
     job_id: str
-    work: Generate | Upscale | Explain | Describe
+    work: AnyWork
     watched: bool = False
 
 
