@@ -1,15 +1,15 @@
 """The server under load, beside what the same machine paints without it.
 
-    python benchmarks/load.py                    # 64 clients for 60 s, by wrk; then 500 jobs and 20 model switches
-    python benchmarks/load.py --parts throughput --seconds 20 --clients 16 --json
+    python benchmarks/load.py         # 64 clients for 3 × 60 s, by wrk; then 500 jobs and 20 model switches
+    python benchmarks/load.py --parts throughput --rounds 1 --seconds 20 --clients 16 --json
 
 Needs the extra `serve` and wrk (Debian, Ubuntu: apt-get install wrk). The server is `wordbrush serve` in a process of
 its own, on this machine, with an empty data folder; wrk asks its OpenAI API for one picture a request, each of another
 seed, and every answer but 200 and 429 is an error.
 
 alone        pictures a second that `Pipeline` paints and encodes as PNG, in batches as large as the server's
-throughput   pictures a second while there is always work, from the end of the first full batch to that of the last;
-             the share of what is reached alone
+throughput   pictures a second while there is always work, from the end of the first full batch to that of the last, in
+             turns with what is painted alone, since a machine's speed drifts; the share of the one in the other
 memory       resident memory of the server and its workers after every 50 jobs, and after each switch between two models
              of which the cache holds one
 """
@@ -92,26 +92,35 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise SystemExit(f"the server did not come up:\n{log.read_text(errors='replace')}")
 
 
-def throughput(clients: int, seconds: int, batch: int) -> dict[str, Any]:
-    """What wrk measures, and what the pipeline does alone: before and after, since a machine's speed drifts."""
-    alone = [_alone(batch)]
+def throughput(clients: int, seconds: int, batch: int, rounds: int) -> dict[str, Any]:
+    """What wrk measures, and what the pipeline does alone: in turns, since a machine's speed drifts."""
     flags = ("--batch", str(batch), "--no-studio")
+    alone, painted, runs = [_alone(batch)], list[float](), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), *flags) as (url, _):
         for number in range(3):  # the first pictures open the model
             httpx.post(f"{url}/v1/images/generations", json={"prompt": "a dog", "seed": number}, timeout=300)
-        found = _wrk(url, clients, seconds)
-        painted = _pace(url)
-    alone.append(_alone(batch))
-    found |= {"pictures_per_second": painted, "alone": alone, "share": painted * len(alone) / sum(alone)}
-    found |= {"clients": clients, "batch": batch}
-    found["errors"] = found["broken"] + found["timeouts"] + sum(
-        many for code, many in found["answers"].items() if code not in ("200", "429")
-    )  # fmt: skip
-    return found
+        for _ in range(rounds):
+            since = time.time()
+            runs.append(_wrk(url, clients, seconds))
+            painted.append(_pace(url, since))
+            alone.append(_alone(batch))  # the server is idle meanwhile
+    mean = sum(painted) / rounds
+    longest: dict[str, Any] = {name: max(run[name] for run in runs) for name in ("p50", "p95", "p99", "longest")}
+    summed: dict[str, Any] = {name: sum(run[name] for run in runs) for name in ("seconds", "requests")}
+    answers: dict[str, int] = {}
+    for run in runs:
+        for code, many in run["answers"].items():
+            answers[code] = answers.get(code, 0) + many
+    errors = sum(run["broken"] + run["timeouts"] for run in runs)
+    errors += sum(many for code, many in answers.items() if code not in ("200", "429"))
+    return {
+        **summed, **longest, "answers": answers, "errors": errors, "clients": clients, "batch": batch, "rounds": rounds,
+        "pictures_per_second": painted, "alone": alone, "share": mean * len(alone) / sum(alone),
+    }  # fmt: skip
 
 
-def _pace(url: str) -> float:
-    """Pictures a second between the ends of the first batch and of the last one that wrk waited for."""
+def _pace(url: str, since: float) -> float:
+    """Pictures a second between the ends of the first full batch after a time and of the last one wrk waited for."""
     cursor, ends = None, list[float]()
     with httpx.Client(base_url=url, timeout=60) as client:
         while True:
@@ -121,7 +130,7 @@ def _pace(url: str) -> float:
             cursor = page["next_cursor"]
             if cursor is None:
                 break
-    ends = sorted(ends)[3:]  # the first three were there to open the model
+    ends = sorted(end for end in ends if end > since)
     began = next(end for end in ends if end > ends[0] + 0.2)
     return sum(end > began + 0.2 for end in ends) / (ends[-1] - began)
 
@@ -189,16 +198,19 @@ def _resident(process: psutil.Process) -> int:
 
 def _print(found: dict[str, Any]) -> None:
     if result := found.get("throughput"):
-        low, high = sorted(result["alone"])
-        print(f"{result['clients']} clients for {result['seconds']:.0f} s, one picture a request")
+        print(f"{result['clients']} clients for {result['seconds']:.0f} s in {result['rounds']} rounds, one picture a request")
         print(f"answers       {result['answers']}, errors {result['errors']}")
         print(f"latency       p50 {result['p50']:.2f} s, p95 {result['p95']:.2f} s, p99 {result['p99']:.2f} s")
-        print(f"throughput    {result['pictures_per_second']:.2f} pictures/s")
-        print(f"alone         {low:.2f} to {high:.2f} pictures/s in batches of {result['batch']}")
+        print(f"throughput    {_listed(result['pictures_per_second'])} pictures/s")
+        print(f"alone         {_listed(result['alone'])} pictures/s in batches of {result['batch']}, before and after each")
         print(f"share         {100 * result['share']:.0f} %")
     if result := found.get("memory"):
         print(f"MB, every 50 jobs      {result['jobs']}")
         print(f"MB, every model switch {result['switches']}")
+
+
+def _listed(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.2f}" for number in numbers)
 
 
 def main() -> None:
@@ -207,6 +219,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=("throughput", "memory"), default=["throughput", "memory"])
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3, help="of load, with the pipeline alone before and after each")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--switches", type=int, default=20)
@@ -220,7 +233,7 @@ def main() -> None:
         parser.error("wrk is not here; install it (Debian, Ubuntu: apt-get install wrk), or give --parts memory")
     found = {}
     if "throughput" in options.parts:
-        found["throughput"] = throughput(options.clients, options.seconds, options.batch)
+        found["throughput"] = throughput(options.clients, options.seconds, options.batch, options.rounds)
     if "memory" in options.parts:
         found["memory"] = memory(options.jobs, options.switches)
     if options.json:

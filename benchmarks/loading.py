@@ -2,10 +2,12 @@
 
     python benchmarks/loading.py                     # Stable Diffusion 1.5 in bfloat16: 9 GB of temporary files
     python benchmarks/loading.py --repeats 5 --json
+    python benchmarks/loading.py --cold              # read from the disk each time
 
 The weights are random; a folder and a single file are written, in float32 and in float16. Each is opened by
 `wordbrush.load` in a process of its own, and by the least that any loader must do: safetensors, tensor by tensor, cast
-and kept. The files are in the system's cache when the clock starts, so that the disk does not hide the work.
+and kept. The files are in the system's cache when the clock starts, so that the disk does not hide the work; `--cold`
+takes them out of it before each time, as for somebody who opens a model the first time after starting the machine.
 
 peak      the most memory the process held while it loaded, beyond what it held before: all of its resident pages, those
           of mapped files too (which the system may take back at any time), as Linux counts them in VmHWM
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -102,6 +105,14 @@ def in_new_process(loader: str, path: Path, dtype: str, what: str) -> dict[str, 
     return found
 
 
+def forget(path: Path) -> None:
+    """Takes a model's files out of the system's cache (Linux)."""
+    for file in [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def write_models(folder: Path) -> Iterator[tuple[str, Path]]:
     """Writes the models; yields what each is, and where."""
     sys.path.insert(0, str(ROOT / "scripts"))
@@ -125,7 +136,7 @@ def weight_bytes(path: Path, dtype: str) -> int:
     return count * int(getattr(torch, dtype).itemsize)
 
 
-def compare(name: str, path: Path, dtype: str, repeats: int) -> dict[str, Any]:
+def compare(name: str, path: Path, dtype: str, repeats: int, *, cold: bool) -> dict[str, Any]:
     """One row of the table."""
     row: dict[str, Any] = {"model": name, "weights": weight_bytes(path, dtype)}
     for loader in LOADERS:
@@ -134,6 +145,8 @@ def compare(name: str, path: Path, dtype: str, repeats: int) -> dict[str, Any]:
     times: dict[str, list[dict[str, float]]] = {loader: [] for loader in LOADERS}
     for _ in range(repeats):  # in turn, so that a busy moment does not meet one of them alone
         for loader in LOADERS:
+            if cold:
+                forget(path)
             times[loader].append(in_new_process(loader, path, dtype, "time"))
     for loader in LOADERS:
         for key in ("seconds", "processor"):
@@ -161,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--cold", action="store_true", help="time it with the files out of the system's cache")
     parser.add_argument("--model", type=Path, help="a model of one's own in place of the random ones")
     parser.add_argument("--json", action="store_true", help="also print everything as JSON, as the last line")
     parser.add_argument("--measure", nargs=2, metavar=("LOADER", "WHAT"), help=argparse.SUPPRESS)
@@ -172,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = write_models(Path(folder)) if options.model is None else [(options.model.name, options.model)]
         for name, path in models:
-            rows.append(compare(name, path, options.dtype, options.repeats))
+            rows.append(compare(name, path, options.dtype, options.repeats, cold=options.cold))
             show(rows[-1])
     if options.json:
         print(json.dumps({"threads": torch.get_num_threads(), "rows": rows}))

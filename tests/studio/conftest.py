@@ -20,8 +20,9 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 OpenPage = Callable[..., "sync_api.Page"]
 
 
-# An answer that says what a user did wrong; Chromium reports it as an error of the page.
-REFUSED = "status of 422"
+# What Chromium reports as an error of the page, and is none: an answer that says what a user did wrong, and a request of
+# Gradio's own script that a reloaded or closed page cuts off.
+EXPECTED = ("status of 422", "AbortError: signal is aborted")
 
 LORA = "wash"
 
@@ -106,7 +107,7 @@ def watch(page: sync_api.Page, url: str, wrong: list[str]) -> None:
     """Writes down what a page should not do."""
 
     def said(message: sync_api.ConsoleMessage) -> None:
-        if message.type == "error" and REFUSED not in message.text:
+        if message.type == "error" and not any(text in message.text for text in EXPECTED):
             wrong.append(f"console: {message.text} {message.location}")
 
     def asked(request: sync_api.Request) -> None:

@@ -89,7 +89,8 @@ class Runtime:
         dtype = self.dtype if weight.is_floating_point() else weight.dtype
         order = torch.channels_last if weight.ndim == 4 and not packed else torch.contiguous_format
         place = torch.device("cpu") if self.offloaded else self.device
-        weight = weight.to(device=place, dtype=dtype, memory_format=order).contiguous(memory_format=order)
+        if weight.dtype != dtype or weight.device != place or not weight.is_contiguous(memory_format=order):
+            weight = weight.to(device=place, dtype=dtype, memory_format=order).contiguous(memory_format=order)
         return weight.clone() if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED else weight
 
 

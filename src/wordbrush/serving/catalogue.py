@@ -84,6 +84,15 @@ class Known:
             return {}
         return {key: value for key, value in found.items() if key != "path"}
 
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What a model of our own wants where a request is silent; {} where its files do not say."""
+        try:
+            stated = {} if self.path is None else read_json(self.path / "wordbrush.json").get("defaults", {})
+        except (ModelFileError, OSError):
+            return {}
+        return stated if isinstance(stated, dict) else {}
+
 
 class Catalogue:
     """The names there are. Any thread may ask; the disk is looked through when a kind is first asked for."""
@@ -184,12 +193,7 @@ class Catalogue:
         about = found.about
         side = about.get("native_size") or _USUAL_SIDE.get(str(about.get("family")))
         usual = {} if side is None else {"width": side, "height": side}
-        try:
-            own = read_json(found.path / "wordbrush.json") if found.path is not None else {}
-        except (ModelFileError, OSError):
-            own = {}
-        stated = own.get("defaults", {})
-        return usual | (stated if isinstance(stated, dict) else {})
+        return usual | found.defaults
 
     def has_clip(self, model: Known) -> bool:
         """Whether a model brings a CLIP that sees pictures."""

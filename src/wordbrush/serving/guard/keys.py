@@ -110,6 +110,7 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
+        self._reading = threading.Lock()  # held by the one that reads for all that ask at the same moment
         self._known: dict[str, Key] = {}
         self._sessions: dict[str, tuple[str, float]] = {}  # digest -> key's id, and when that was read
         self._read = float("-inf")
@@ -231,14 +232,20 @@ class Keys:
         return None if found is None else found.caller
 
     def _current(self) -> dict[str, Key]:
-        now = time.monotonic()
+        found = self._fresh()
+        if found is None:
+            with self._reading:
+                found = self._fresh()
+                if found is None:
+                    now = time.monotonic()
+                    found = {key.id: key for key in self.list()}
+                    with self._lock:
+                        self._known, self._read = found, now
+        return found
+
+    def _fresh(self) -> dict[str, Key] | None:
         with self._lock:
-            if now - self._read <= _FRESH:
-                return self._known
-        known = {key.id: key for key in self.list()}
-        with self._lock:
-            self._known, self._read = known, now
-        return known
+            return self._known if time.monotonic() - self._read <= _FRESH else None
 
     def _forget(self) -> None:
         with self._lock:
