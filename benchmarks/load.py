@@ -198,11 +198,11 @@ def _resident(process: psutil.Process) -> int:
 
 def _print(found: dict[str, Any]) -> None:
     if result := found.get("throughput"):
-        print(f"{result['clients']} clients for {result['seconds']:.0f} s in {result['rounds']} rounds, one picture a request")
+        print(f"{result['clients']} clients, {result['seconds']:.0f} s in {result['rounds']} rounds, one picture each")
         print(f"answers       {result['answers']}, errors {result['errors']}")
         print(f"latency       p50 {result['p50']:.2f} s, p95 {result['p95']:.2f} s, p99 {result['p99']:.2f} s")
         print(f"throughput    {_listed(result['pictures_per_second'])} pictures/s")
-        print(f"alone         {_listed(result['alone'])} pictures/s in batches of {result['batch']}, before and after each")
+        print(f"alone         {_listed(result['alone'])} pictures/s in batches of {result['batch']}, around the rounds")
         print(f"share         {100 * result['share']:.0f} %")
     if result := found.get("memory"):
         print(f"MB, every 50 jobs      {result['jobs']}")

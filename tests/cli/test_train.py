@@ -14,7 +14,7 @@ import yaml
 from .conftest import Run
 
 RECIPE = {
-    "name": "tiny", "seed": 5, "steps": 400, "batch": 1, "checkpoint_every": 20, "precision": "float32",
+    "name": "tiny", "seed": 5, "steps": 150, "batch": 1, "checkpoint_every": 20, "precision": "float32",
     "optimiser": {"warmup": 2},
     "train": {
         "task": "vae", "crop": 32,
@@ -59,14 +59,14 @@ def test_killed_or_stopped_and_started_again_it_ends_with_the_same_bits(recipe: 
     straight, broken = weights(tmp_path / "straight"), weights(tmp_path / "broken")
     assert all(torch.equal(straight[key], broken[key]) for key in straight)
     rows = (tmp_path / "broken/curve.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["step", *map(str, range(50, 401, 50))]
+    assert [row.split(",")[0] for row in rows] == ["step", *map(str, range(50, 151, 50))]
 
 
 def test_time_limit_leaves_a_finished_folder(run: Run, recipe: Path, tmp_path: Path) -> None:
     result = run("train", recipe, "--output", tmp_path / "run", "--minutes", 0.001)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run/vae/config.json").exists()
-    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] < 400
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] < RECIPE["steps"]
 
 
 def test_wrong_recipe_is_one_sentence_and_exit_code_2(run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from wordbrush.evaluation.speed import Task, measure
 PEER = Path(__file__).parents[2] / "benchmarks" / "diffusers_peer.py"
 
 
+@pytest.mark.slow
 def test_diffusers_paints_our_picture(tiny_pipe: wordbrush.Pipeline) -> None:
     said: list[str] = []
     task = Task(pictures=2, repeats=2, cold=False, steps=3, guidance=4.0)

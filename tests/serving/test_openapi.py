@@ -89,7 +89,7 @@ def check(found: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_what_the_document_says_is_so(server: Listening, tmp_path: Path) -> None:
-    check(schemathesis(server, tmp_path, "--phases", "coverage,fuzzing", "-n", "2", "--max-time", "20", "--seed", "1"))
+    check(schemathesis(server, tmp_path, "--phases", "coverage,fuzzing", "-n", "2", "--max-time", "10", "--seed", "1"))
 
 
 @pytest.mark.slow

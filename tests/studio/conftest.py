@@ -20,8 +20,8 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 OpenPage = Callable[..., "sync_api.Page"]
 
 
-# What Chromium reports as an error of the page, and is none: an answer that says what a user did wrong, and a request of
-# Gradio's own script that a reloaded or closed page cuts off.
+# What Chromium reports as an error of the page, and is none: an answer that says what a user did wrong, and a request
+# of Gradio's own script that a reloaded or closed page cuts off.
 EXPECTED = ("status of 422", "AbortError: signal is aborted")
 
 LORA = "wash"

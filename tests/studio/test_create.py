@@ -214,7 +214,7 @@ def test_seeds_and_loras(studio: Served, open_page: OpenPage) -> None:
     page.wait_for_function(f"document.querySelector('#wb-seed input').value === '{seed}'")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("size", [DESKTOP, pytest.param(PHONE, marks=pytest.mark.slow)], ids=["desktop", "phone"])
 def test_a_picture_goes_to_edit_and_understand(open_page: OpenPage, size: tuple[int, int]) -> None:
     page = open_page("Create", size)
     (address,) = paint(page, "a horse", steps="4")

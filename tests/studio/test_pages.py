@@ -39,8 +39,15 @@ def test_the_page_is_there_within_three_seconds(studio: Served, browser: sync_ap
     assert min(seconds) < FIRST_PAINT * busy
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param(DESKTOP, "light", id="desktop-light"),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+        pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.slow),
+        pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
+    ],
+)
 def test_every_page_fits_its_window_and_can_be_read(
     open_page: OpenPage, size: tuple[int, int], scheme: str
 ) -> None:

@@ -47,7 +47,7 @@ def painted(studio: Served, prompt: str, seed: int) -> np.ndarray:
         return pixels(studio, f"/v1/images/{job['pictures'][0]['sha256']}.png")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("size", [DESKTOP, pytest.param(PHONE, marks=pytest.mark.slow)], ids=["desktop", "phone"])
 def test_the_whole_page(size: tuple[int, int], studio: Served, open_page: OpenPage) -> None:
     page = open_page("Understand", size)
     explain(page, PROMPT, seed=3)

@@ -42,8 +42,9 @@ def read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 
 # What networks make their tensors by.
-_MAKERS = frozenset(
-    (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace, torch.tensor)
+_MAKERS = (
+    torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace,
+    torch.tensor,
 )  # fmt: skip
 
 
