@@ -40,6 +40,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoint.pt", weights_only=True)["modules"]["vae"]
 
 
+@pytest.mark.slow  # of kills alone there is a quicker one, `test_processes.py`
 def test_killed_or_stopped_and_started_again_it_ends_with_the_same_bits(recipe: Path, tmp_path: Path) -> None:
     assert start(recipe, tmp_path / "straight").wait(timeout=300) == 0
     for number in (signal.SIGKILL, signal.SIGINT):

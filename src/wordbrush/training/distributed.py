@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 INSTALL = "training needs accelerate: pip install 'wordbrush[train]'"
+_LAST_WORK = 0.1  # seconds
 _PATIENCE = timedelta(hours=2)  # that processes wait for one another: the main one may be writing or painting samples
 
 
@@ -155,6 +157,10 @@ class World:
 
     def close(self) -> None:
         """Ends the trackers, and this process' part in the others' work."""
+        if self.size > 1:
+            # Gloo's thread needs the GIL to let go of the last work it did, and who destroys its group holds the GIL
+            # while that thread ends: seen to hang for ever with torch 2.13. Here it gets the time, and the GIL.
+            time.sleep(_LAST_WORK)
         self.accelerator.end_training()
         if self.size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
