@@ -88,7 +88,7 @@ def test_diffusers_paints_our_picture(
     plain, own = _picture(peer, name)
     peer.pipeline.load_lora_weights(path)
     expected, _ = _picture(peer, name)
-    assert np.abs(expected - plain).max() > 5.0, "the LoRA changes next to nothing"
+    assert np.abs(expected - plain).max() > 10.0, "the LoRA changes next to nothing"
     got = painted(pipe, **own, loras=[(str(path), 1.0)])
     assert np.abs(got - expected).max() <= 1.0
     notes = " ".join(pipe(PROMPT, steps=1, width=SIDE, height=SIDE, loras=[(str(path), 1.0)]).notes)

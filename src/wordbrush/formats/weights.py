@@ -134,7 +134,8 @@ def _assign(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     modules = dict(network.named_modules())
     for name, tensor in tensors.items():
         path, _, own = name.rpartition(".")
-        setattr(modules[path], own, nn.Parameter(tensor, requires_grad=False))
+        module = modules[path]
+        setattr(module, own, nn.Parameter(tensor, requires_grad=getattr(module, own).requires_grad))
     if hollow := [name for name, weight in network.named_parameters() if weight.is_meta]:
         raise ValueError(f"the network's {listed(hollow)} got no tensor")
 
