@@ -143,12 +143,13 @@ def measured(variant: str, folder: Path, steps: int, images: Tensor) -> tuple[di
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_of(variant, steps), sort_keys=False), encoding="utf-8")
     train(path, folder / "run", log=lambda line: None)
-    pipe = wordbrush.load(folder / "run", dtype="float32")
+    errors = x0_errors(wordbrush.load(folder / "run", dtype="float32"), images)
+    pipe = wordbrush.load(folder / "run", dtype="bfloat16")
     pictures = [image for start in range(0, SAMPLES, 16) for image in pipe([""] * 16, seed=start, steps=50).images]
     samples = to_images(np.stack([np.asarray(picture) for picture in pictures]))
     row = {
         "variant": variant,
-        "x0_error": x0_errors(pipe, images),
+        "x0_error": errors,
         "frechet": frechet_distance(features(samples), features(images)),
     }
     return row, pictures[:SHOWN]

@@ -47,13 +47,16 @@ def write_tokenizer(folder: Path) -> Path:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    endings = [f"{character}</w>" for character in alphabet]
+    # as special tokens they are numbered first and in this order: the trainer's own order is another in each process
     trainer = trainers.BpeTrainer(
-        vocab_size=340, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-    )
+        vocab_size=565, end_of_word_suffix="</w>", initial_alphabet=alphabet, special_tokens=endings,
+        show_progress=False,
+    )  # fmt: skip
     backend.train_from_iterator(_SENTENCES, trainer)
     model = json.loads(backend.to_str())["model"]
     vocab = dict(model["vocab"])
-    for name in [*(f"{character}</w>" for character in alphabet), "<|startoftext|>", "<|endoftext|>"]:
+    for name in ("<|startoftext|>", "<|endoftext|>"):
         vocab.setdefault(name, len(vocab))
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     merges = "".join(f"{first} {second}\n" for first, second in model["merges"])

@@ -63,7 +63,7 @@ def trained_on(pipe: Pipeline, settings: dict[str, Any]) -> TrainedLora:
     generator = torch.Generator().manual_seed(5)
     for name, parameter in adapters.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = parameter.data * (1 + 0.1 * noise) if name.endswith("magnitude") else 0.06 * noise
+        parameter.data = parameter.data * (1 + 0.1 * noise) if name.endswith("magnitude") else 0.12 * noise
     adapters.remove()
     return adapters.trained()
 

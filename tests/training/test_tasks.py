@@ -26,6 +26,7 @@ from wordbrush.training.run import build_task, train
 from wordbrush.training.tasks.clip import CLIPTask
 from wordbrush.training.tasks.denoiser import DenoiserTask
 from wordbrush.training.tasks.latents import LatentBank, training_scene
+from wordbrush.training.tokenizer import learn_tokenizer
 
 ROWS = range(4)
 
@@ -96,6 +97,13 @@ def test_tokenizer_is_the_one_transformers_reads(workshop: Path) -> None:
     words = json.loads((workshop / "tokenizer/words.json").read_text())
     assert "background" in words
     assert "zeppelin" not in words
+
+
+def test_tokenizer_is_the_same_each_time() -> None:
+    """Of pairs that are equally frequent, the one whose letters come first is merged first."""
+    tokenizer = learn_tokenizer([f"a{letter}" for letter in "utsrqpon" for _ in range(3)], size=520, max_length=8)
+    assert tokenizer.merges == [("a", f"{letter}</w>") for letter in "nopqrs"]
+    assert len(tokenizer.vocab) == 520
 
 
 def test_clip_loss_by_hand(workshop: Path) -> None:

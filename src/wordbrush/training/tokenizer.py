@@ -23,7 +23,7 @@ def training_captions(count: int) -> list[str]:
 
 
 def learn_tokenizer(texts: list[str], *, size: int, max_length: int) -> ClipTokenizer:
-    """A vocabulary of at most `size` pieces: all bytes, with and without the end-of-word mark, and learnt merges."""
+    """A vocabulary of at most `size` pieces: all bytes, alone and ending a word, two marks, and what is learnt."""
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -32,20 +32,24 @@ def learn_tokenizer(texts: list[str], *, size: int, max_length: int) -> ClipToke
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [letter + "</w>" for letter in letters]
+    # The trainer would number the endings as it meets them, each time in another order, and settle ties between equally
+    # frequent pairs by number; told as special tokens they come first and in this order.
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=3, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
+        vocab_size=size - 2, min_frequency=3, initial_alphabet=letters, special_tokens=endings,
+        end_of_word_suffix="</w>", show_progress=False,
+    )  # fmt: skip
     backend.train_from_iterator(texts, trainer)
     model = json.loads(backend.to_str())["model"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
-    pieces = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
+    pieces = [*letters, *endings, *("".join(pair) for pair in merges)]
     special = SpecialTokens()
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, special.bos, special.eos]))}
     return ClipTokenizer(vocabulary, merges, special=special, max_length=max_length)
 
 
-def write_tokenizer(folder: Path, *, captions: int = 40_000, size: int = 2000, max_length: int = 32) -> ClipTokenizer:
+def write_tokenizer(folder: Path, *, captions: int = 40_000, size: int = 2220, max_length: int = 32) -> ClipTokenizer:
     """Learns from `captions` training captions; writes the folder and in it `words.json`, every word of training."""
     texts = training_captions(captions)
     tokenizer = learn_tokenizer(texts, size=size, max_length=max_length)

@@ -162,7 +162,7 @@ class TokenizerRecipe(Strict):
 
     task: Literal["tokenizer"]
     captions: int = Field(40_000, ge=1)
-    size: int = Field(2000, ge=600, description="pieces at most, before each byte also gets one that ends a word")
+    size: int = Field(2220, ge=600, description="pieces at most: 512 of bytes, 2 marks, the rest learnt")
     max_length: int = Field(32, ge=8, description="tokens of a prompt, start and end included")
 
 
