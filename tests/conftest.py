@@ -55,9 +55,8 @@ def write_tokenizer(folder: Path) -> Path:
     )  # fmt: skip
     backend.train_from_iterator(_SENTENCES, trainer)
     model = json.loads(backend.to_str())["model"]
-    vocab = dict(model["vocab"])
-    for name in ("<|startoftext|>", "<|endoftext|>"):
-        vocab.setdefault(name, len(vocab))
+    pieces = [*alphabet, *endings, *("".join(pair) for pair in model["merges"]), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {piece: number for number, piece in enumerate(pieces)}  # the order of CLIP's own
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     merges = "".join(f"{first} {second}\n" for first, second in model["merges"])
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")

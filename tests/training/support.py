@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wordbrush.data.dataset import BadExample
 from wordbrush.training.recipe import Recipe
 from wordbrush.training.task import Batch, Task, normal_rows
 
@@ -56,12 +57,14 @@ class Network(nn.Module):
 
 
 class Rows:
-    """Numbers in rows; the source that worker processes use."""
+    """Numbers in rows; the source that worker processes use. One step's cannot be read, another's ends the process."""
 
-    def __init__(self, seed: int, width: int, fails_at: int | None = None) -> None:
-        self.seed, self.width, self.fails_at = seed, width, fails_at
+    def __init__(self, seed: int, width: int, fails_at: int | None = None, bad_at: int | None = None) -> None:
+        self.seed, self.width, self.fails_at, self.bad_at = seed, width, fails_at, bad_at
 
     def __call__(self, step: int, rows: range) -> Batch:
+        if step == self.bad_at:
+            raise BadExample("7.png", "the picture 7.png cannot be read")
         if step == self.fails_at:
             import os
 
@@ -72,14 +75,14 @@ class Rows:
 class Numbers(Task):
     """Learns the sine of a row's sum."""
 
-    def __init__(self, of: Recipe, *, width: int = 8, dropout: float = 0.0, fails_at: int | None = None) -> None:
+    def __init__(self, of: Recipe, *, width: int = 8, dropout: float = 0.0, **failing: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(of.seed)
             self.network = Network(width, dropout)
             self.gain = nn.Linear(1, 1)
         self.modules = {"net": self.network, "gain": self.gain}
-        self.source = Rows(of.seed, width, fails_at)
+        self.source = Rows(of.seed, width, **failing)
         self.takes_turns = of.name == "turns"  # `gain` has no part in every other step
         self.seen: list[tuple[int, range]] = []
         self.validated = 0

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tests.training.support import Network, Numbers, recipe
 from torch import nn
 
+from wordbrush.data.dataset import BadExample
 from wordbrush.errors import RequestError, WorkFailed
 from wordbrush.training.distributed import World
 from wordbrush.training.loading import Loader
@@ -221,6 +222,51 @@ def test_workers_make_the_same_data_and_their_death_is_said(tmp_path: Path) -> N
     with pytest.raises(WorkFailed, match="a process that makes training data has died"):
         [dying.next() for _ in range(6)]
     dying.close(wait=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_cannot_be_used_is_named_and_the_steps_before_it_are_kept(tmp_path: Path, workers: int) -> None:
+    of = recipe()
+    run = Trainer(of, Numbers(of, bad_at=6), tmp_path, workers=workers, log=lambda _: None)
+    with pytest.raises(BadExample, match=r"the picture 7\.png cannot be read") as caught:
+        list(run.run())
+    assert caught.value.key == "7.png"
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 6  # though the last was due at 4
+
+
+def test_weights_spoilt_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
+    list(trainer(tmp_path, recipe(steps=4)).run())
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    wild = Optimiser(kind="adamw", learning_rate=1e30, warmup=0)
+    with pytest.raises(WorkFailed, match=r"weights' norm became inf at step 4; the last checkpoint is kept: lower"):
+        list(trainer(tmp_path, recipe(steps=5, optimiser=wild)).run())
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_averages_of_a_run_whose_checkpoint_was_deleted_are_forgotten(tmp_path: Path) -> None:
+    list(trainer(tmp_path, recipe(ema_lengths=(0.05, 0.1), ema_snapshots=6)).run())
+    (tmp_path / "checkpoint.pt").unlink()
+    run = trainer(tmp_path, recipe(ema_lengths=(0.05, 0.1), ema_snapshots=2, steps=6, seed=6))
+    list(run.run())
+    assert list(run.snapshots.steps()) == [3, 6]
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same(tmp_path: Path) -> None:
+    runs = [Trainer(recipe(), Numbers(recipe()), tmp_path / str(c), compiled=c, log=lambda _: None) for c in (0, 1)]
+    for run in runs:
+        list(run.run())
+    for key, value in weights(runs[0]).items():
+        torch.testing.assert_close(weights(runs[1])[key], value)
+
+
+def test_what_compiling_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()  # or it would know these networks from another test
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nope"))
+    run = Trainer(recipe(), Numbers(recipe()), tmp_path, compiled=True, log=lambda _: None)
+    with pytest.raises(RequestError, match=r"torch\.compile cannot make .*install that, or train without --compile"):
+        list(run.run())
 
 
 def test_frozen_networks_stay_in_evaluation_mode_and_without_gradients(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from wordbrush.errors import WorkFailed
+from wordbrush.errors import WordbrushError, WorkFailed
 from wordbrush.training.task import Batch, Task
 
 _AHEAD = 2  # steps
 
 
-class Steps(Dataset[list[Batch]]):
-    """The micro-batches of each step."""
+class Steps(Dataset[list[Batch] | WordbrushError]):
+    """The micro-batches of each step, or why there are none: what a worker raises, torch tells in its own words."""
 
     def __init__(self, source: Callable[[int, range], Batch], steps: range, parts: list[range]) -> None:
         self.source, self.steps, self.parts = source, steps, parts
@@ -27,8 +27,11 @@ class Steps(Dataset[list[Batch]]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, index: int) -> list[Batch]:
-        return [self.source(self.steps[index], rows) for rows in self.parts]
+    def __getitem__(self, index: int) -> list[Batch] | WordbrushError:
+        try:
+            return [self.source(self.steps[index], rows) for rows in self.parts]
+        except WordbrushError as error:
+            return error
 
 
 class Loader:
@@ -49,7 +52,7 @@ class Loader:
     def next(self, stop: threading.Event | None = None) -> list[Batch] | None:
         """The next step's micro-batches; None after the last step, or as soon as `stop` is set.
 
-        Raises WorkFailed when a worker process died.
+        Raises WorkFailed when a worker process died, and what the task raises of data that cannot be used.
         """
         first = self._coming[0]
         if stop is not None:
@@ -62,7 +65,7 @@ class Loader:
         try:
             return first.result()
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader worker (pid" not in str(error):
                 raise
             raise WorkFailed(
                 "a process that makes training data has died, perhaps for want of memory; the last checkpoint is kept: "
@@ -94,7 +97,10 @@ def _worked(task: Task, steps: range, parts: list[range], workers: int, pinned: 
         generator=torch.Generator(),
         prefetch_factor=_AHEAD,
     )
-    yield from loader
+    for made in loader:
+        if isinstance(made, WordbrushError):
+            raise made
+        yield made
 
 
 def _as_worker(number: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from wordbrush.errors import RequestError, WorkFailed
+from wordbrush.errors import ModelFileError, RequestError, WordbrushError, WorkFailed
 from wordbrush.training.checkpoint import fill_module, identity, read_checkpoint, write_checkpoint
 from wordbrush.training.distributed import World, is_lost_process
 from wordbrush.training.ema import Averages, Snapshots, Weights
@@ -30,7 +30,7 @@ from wordbrush.training.optimiser import OptimiserPair
 from wordbrush.training.recipe import Recipe
 from wordbrush.training.recompute import recompute_blocks
 from wordbrush.training.schedule import learning_rate
-from wordbrush.training.sharding import whole
+from wordbrush.training.sharding import local, whole
 from wordbrush.training.task import Batch, Task
 
 R = TypeVar("R")
@@ -96,6 +96,8 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
+        elif self.world.main:
+            self.snapshots.forget_after(0)  # of a run whose checkpoint was deleted
         self.world.agree_on(self.step, f"processes would go on from different steps of {self.checkpoint}")
 
     @property
@@ -147,6 +149,7 @@ class Trainer:
     def save(self) -> None:
         """Writes the checkpoint; all processes call it at once. WorkFailed keeps the previous one."""
         self._check()
+        self._check_weights()
         state = {
             "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
             **self.averages.state_dict(),
@@ -230,6 +233,18 @@ class Trainer:
         self.agreed = self.agreed or asked > 0
         self.unchecked = None
 
+    def _check_weights(self) -> None:
+        """Looks at what the last step made of the weights, which no loss has shown yet.
+
+        Raises WorkFailed when they are no numbers, or so large that their squares are none.
+        """
+        norms = torch._foreach_norm([local(parameter.detach()) for parameter in self.optimiser.parameters])
+        norm = float(self.world.mean(torch.stack([norm.float() for norm in norms]).norm()))
+        if not -float("inf") < norm < float("inf"):
+            raise WorkFailed(
+                f"the weights' norm became {norm} at step {self.step - 1}; the last checkpoint is kept: lower the rate"
+            )
+
     def run(self, until: float | None = None, stop: threading.Event | None = None) -> Iterator[Report]:
         """Trains to the end, for `until` seconds or until `stop` is set, then saves.
 
@@ -267,13 +282,16 @@ class Trainer:
                 self.on_step(self.step)
                 yield from self._due(means)
             self.save()
+        except (RequestError, ModelFileError):  # of data, of pictures to paint: the steps so far are sound
+            if alone:  # other processes would not come to save
+                with suppress(WorkFailed):
+                    self.save()
+            raise
         except RuntimeError as error:
-            if alone or isinstance(error, WorkFailed) or not is_lost_process(error):
+            told = _told(error, alone)
+            if told is None:
                 raise
-            raise WorkFailed(
-                f"another process of this run has ended, or cannot be reached ({_first_line(error)}); the last "
-                "checkpoint is kept: the same command goes on from there"
-            ) from error
+            raise told from error
         finally:  # who asks to stop does not wait for data that nobody will train on
             loader.close(wait=stop is None or not stop.is_set())
             for generator, state in zip(generators, states, strict=True):
@@ -370,5 +388,19 @@ def _check(recipe: Recipe, device: torch.device, sharded: bool) -> None:
         raise RequestError("parallel: fsdp2 trains in bfloat16 or float32; float16 wants parallel: ddp")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _told(error: RuntimeError, alone: bool) -> WordbrushError | None:
+    """What a failure within torch means, where it is not the program's own."""
+    if isinstance(error, WordbrushError):
+        return None
+    line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        return RequestError(
+            f"torch.compile cannot make these networks here ({line}); it wants a C++ compiler on a CPU and Triton on a "
+            "GPU: install that, or train without --compile and `compile: true`"
+        )
+    if not alone and is_lost_process(error):
+        return WorkFailed(
+            f"another process of this run has ended, or cannot be reached ({line}); the last checkpoint is kept: the "
+            "same command goes on from there"
+        )
+    return None
