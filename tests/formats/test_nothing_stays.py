@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,21 @@ UNET = "model.diffusion_model."
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says which files are mapped")
 
 
-def held() -> tuple[int, int, int]:
-    """How many tensors there are in this process, how many bytes they are, and how many networks there are."""
+@pytest.fixture(autouse=True)
+def _only_what_is_new() -> Iterator[None]:
+    """What the process held before is not looked through again and again."""
     gc.collect()
-    found = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
-    modules = sum(isinstance(thing, nn.Module) for thing in gc.get_objects())
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def held() -> tuple[int, int, int]:
+    """How many new tensors there are in this process, how many bytes they are, and how many networks there are."""
+    gc.collect()
+    objects = gc.get_objects()
+    found = [thing for thing in objects if isinstance(thing, Tensor)]
+    modules = sum(isinstance(thing, nn.Module) for thing in objects)
     return len(found), sum(tensor.nbytes for tensor in found if not tensor.is_meta), modules
 
 
