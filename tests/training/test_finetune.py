@@ -241,6 +241,11 @@ def test_the_command_writes_a_recipe_that_trains(tiny_v_folder: Path, pictures: 
     [
         (["lora"], "caption"),
         (["dreambooth", "--trigger", "zorb", "--class-pictures", "0"], "class-prompt"),
+        (["dreambooth", "--trigger", "zorb", "--class-pictures", "0"], "give another number"),
+        (["lora", "--trigger", "zorb", "--alpha", "0"], "train.adapter.alpha is wrong: Input should be greater than 0"),
+        (["lora", "--trigger", "zorb", "--plan", "--name", "a/b"], "the name 'a/b' becomes the name of a file"),
+        (["inversion", "--word", "a/b", "--plan"], "the new word 'a/b' becomes the name of a file"),
+        (["full", "--trigger", "zorb", "--plan", "--size", "20"], "the width 20 is not a multiple of 8"),
         (["inversion", "--word", "<zorb>", "--caption", "a fox"], "does not hold"),
         (["lora", "--trigger", "zorb", "--rate", "0"], "learning_rate"),
     ],
@@ -257,6 +262,72 @@ def test_the_command_refuses_in_words(
     result = CliRunner().invoke(make_app(), given)
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
+    assert not (tmp_path / "zorb").exists()
+
+
+def planned(model: Path, pictures: Path, folder: Path, *more: str) -> tuple[int, str]:
+    """The exit code of `finetune lora --plan`, and what it said."""
+    from typer.testing import CliRunner
+
+    from wordbrush.cli.app import make_app
+
+    arguments = ["finetune", "lora", pictures, "-m", model, "-o", folder, "--plan", "--trigger", "zorb", *more]
+    result = CliRunner().invoke(make_app(), list(map(str, arguments)))
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_plan_that_was_changed_by_hand_stays(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "zorb"
+    assert planned(tiny_v_folder, pictures, folder)[0] == 0
+    path = folder / "recipe.yaml"
+    path.write_text(path.read_text() + "# a note\n")
+    assert planned(tiny_v_folder, pictures, folder)[0] == 0  # it says the same
+    changed = path.read_text().replace("steps: 1000", "steps: 1001")
+    path.write_text(changed)
+    code, said = planned(tiny_v_folder, pictures, folder)
+    assert code == 2
+    assert f"{path} is there already and says something else" in said
+    assert f"`wordbrush train {path} -o {folder}`" in said
+    assert path.read_text() == changed
+
+
+def test_a_run_that_is_refused_leaves_no_recipe_in_the_way(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from wordbrush.cli.app import make_app
+
+    arguments = ["finetune", "lora", pictures, "-m", tiny_v_folder, "-o", tmp_path / "run", "--trigger", "zorb",
+                 "--size", SIDE, "--class-pictures", "0", "--device", "cpu", "--precision", "float16"]  # fmt: skip
+    result = CliRunner().invoke(make_app(), list(map(str, arguments)))
+    assert result.exit_code == 2
+    assert "float16 trains on CUDA only" in result.output
+    assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_a_plan_reads_the_pictures(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "1.png").write_bytes((pictures / "1.png").read_bytes()[:200])
+    code, said = planned(tiny_v_folder, pictures, tmp_path / "zorb")
+    assert code == 2
+    assert "1.png" in said
+    assert said.endswith("; mend it, or take it out of the folder")
+
+
+def test_a_caption_file_that_is_missing_may_be_an_empty_one(
+    tiny_v_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for number, caption in enumerate(("a fox", "")):
+        (pictures / f"{number}.txt").write_text(caption)
+    code, said = planned(tiny_v_folder, pictures, tmp_path / "zorb")
+    assert code == 2
+    assert "no caption file '2.txt' beside it; give every picture a caption, or an empty one for which" in said
+    (pictures / "2.txt").touch()
+    assert planned(tiny_v_folder, pictures, tmp_path / "zorb")[0] == 0
+
+
+def test_a_template_is_no_format(tiny_v_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    inverted = {"task": "inversion", "placeholder": "<zorb>", "templates": ["a {} {b}"], "data": {"caption": None}}
+    task = task_of(recipe_of(tiny_v_folder, pictures, **inverted), tmp_path / "run")
+    assert task._worded("", 0.0) == "a <zorb> {b}"
 
 
 @pytest.mark.parametrize(

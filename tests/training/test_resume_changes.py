@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from tests.training.support import Numbers, recipe
 from torch import nn
 
-from wordbrush.errors import RequestError, WorkFailed
-from wordbrush.training.checkpoint import _changed, identity
+from wordbrush.errors import ModelFileError, RequestError, WorkFailed
+from wordbrush.training.checkpoint import _changed, identity, read_checkpoint
 from wordbrush.training.optimiser import OptimiserPair
 from wordbrush.training.progress import Curve
 from wordbrush.training.recipe import Optimiser, Recipe, read_recipe
@@ -55,6 +55,29 @@ def test_a_run_goes_on_with_the_recipes_decay_and_betas(kind: str) -> None:
     assert changed.muon is None or changed.muon.param_groups[0]["weight_decay"] == 0.1
     kept = changed.adamw.state[layer.bias]["exp_avg"]
     assert torch.equal(kept, pair.adamw.state[layer.bias]["exp_avg"])
+
+
+OURS: dict[str, Any] = {"modules": {}, "averaged": {}, "optimiser": {}, "step": 6, "seconds": 1.5}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [{"state_dict": {}, "epoch": 3}, [1], torch.zeros(2), OURS, OURS | {"recipe": 3}, OURS | {"recipe": {}}],
+    ids=["keys", "list", "tensor", "no recipe", "number", "no task"],
+)
+def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path, foreign: Any) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save(foreign, path)
+    with pytest.raises(ModelFileError, match=r"checkpoint\.pt is not a checkpoint of Wordbrush; use another folder"):
+        read_checkpoint(path, recipe())
+
+
+def test_a_run_is_not_made_shorter_than_it_is(tmp_path: Path) -> None:
+    of = recipe()
+    torch.save(OURS | {"recipe": identity(of)}, tmp_path / "checkpoint.pt")
+    assert read_checkpoint(tmp_path / "checkpoint.pt", recipe(steps=6))["step"] == 6
+    with pytest.raises(RequestError, match="is of step 6, which the recipe's steps: 5 never reach; give it 6 or more"):
+        run_recipe(recipe(steps=5), tmp_path, log=lambda _: None)
 
 
 @pytest.mark.parametrize(("length", "message"), [(0.1, "keeps no power-function averages"), (0.5, "does not exist")])

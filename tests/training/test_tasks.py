@@ -314,6 +314,16 @@ def test_assembly_names_a_part_that_is_missing(workshop: Path, tmp_path: Path) -
     assert not (tmp_path / "model").exists()
 
 
+def test_assembly_checks_defaults_before_it_writes(workshop: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((workshop / "model.yaml").read_text())
+    path = tmp_path / "model.yaml"
+    for defaults, words in (({"stepz": 3}, "stepz"), ({"sampler": "banana"}, "banana"), ({"steps": -4}, "steps")):
+        path.write_text(yaml.safe_dump(values | {"build": values["build"] | {"defaults": defaults}}))
+        with pytest.raises(RequestError, match=rf"build\.defaults: .*{words}"):
+            train(path, tmp_path / "model", log=quiet)
+    assert not (tmp_path / "model").exists()
+
+
 def test_decoder_training_leaves_the_latents_alone(workshop: Path, tmp_path: Path) -> None:
     config = json.loads((workshop / "vae/vae/config.json").read_text())
     recipe = yaml.safe_load((workshop / "vae.yaml").read_text())

@@ -9,7 +9,7 @@ import typer
 
 from wordbrush.cli import console, options
 from wordbrush.cli.train import stoppable
-from wordbrush.errors import RequestError
+from wordbrush.errors import ModelFileError, RequestError
 
 if TYPE_CHECKING:
     from wordbrush.training.finetune.plan import Asked, Way
@@ -282,12 +282,16 @@ def _carry_out(
     only_plan: bool,
 ) -> None:
     from wordbrush.training.finetune.plan import plan
-    from wordbrush.training.run import RunOptions, run_recipe
+    from wordbrush.training.run import RunOptions, check_folder, run_recipe
 
+    check_folder(output)
     recipe = plan(way, asked, own)
     path = output / "recipe.yaml"
-    before = path.read_bytes() if path.exists() else None
-    _write(recipe, path)
+    fresh = not path.exists()
+    if fresh:
+        _write(recipe, path)
+    else:
+        _check_same(recipe, path)
     if only_plan:
         console.result(str(path))
         return
@@ -296,10 +300,21 @@ def _carry_out(
         stoppable(
             lambda stop: run_recipe(recipe, output, chosen, stop=stop, log=lambda line: typer.echo(line, err=True))
         )
-    except RequestError:
-        if before is not None:  # another recipe than the one whose run is there: that one's stays
-            path.write_bytes(before)
+    except (RequestError, ModelFileError):
+        if fresh and not (output / "checkpoint.pt").exists():  # it would stand in the way of other flags
+            path.unlink(missing_ok=True)
         raise
+
+
+def _check_same(recipe: Recipe, path: Path) -> None:
+    """Raises RequestError for a recipe that somebody has changed, or made with other flags: that one stays."""
+    from wordbrush.training.recipe import read_recipe
+
+    if read_recipe(path) != recipe:
+        raise RequestError(
+            f"{path} is there already and says something else than these flags; train it with `wordbrush train {path} "
+            f"-o {path.parent}`, give --output another folder, or delete it"
+        )
 
 
 def _write(recipe: Recipe, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from wordbrush.training.sharding import fill
 
 # What a task's table says of looking on and of the finished model, which decides no weights.
 _BESIDE = frozenset({"samples", "validation", "validation_rows", "cache", "defaults"})
+
+# What a checkpoint has for certain.
+_HELD: dict[str, type | tuple[type, ...]] = {
+    "modules": dict, "averaged": dict, "optimiser": dict, "recipe": dict, "step": int, "seconds": (int, float),
+}  # fmt: skip
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
@@ -33,20 +38,35 @@ def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
     """The saved state, on the CPU, mapped from the file.
 
     Raises:
-        ModelFileError: the file is damaged.
+        ModelFileError: the file is damaged, or another program's.
         RequestError: a recipe made it that this one cannot go on from.
     """
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        state: Any = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except Exception as error:  # torch reports a damaged archive with several unrelated types
         raise ModelFileError(f"{path} is damaged ({error}); delete it to start afresh") from error
-    changed = _changed(recipe, state.get("recipe", identity(recipe)))
+    if not _is_ours(state):
+        raise ModelFileError(f"{path} is not a checkpoint of Wordbrush; use another folder")
+    changed = _changed(recipe, state["recipe"])
     if changed:
         raise RequestError(
             f"{path} was made by a recipe with another {' and '.join(changed)}; "
             "use another folder, or delete the checkpoint to start afresh"
         )
-    return state
+    if state["step"] > recipe.steps:
+        raise RequestError(
+            f"{path} is of step {state['step']}, which the recipe's steps: {recipe.steps} never reach; give it "
+            f"{state['step']} or more, use another folder, or delete the checkpoint to start afresh"
+        )
+    return cast(dict[str, Any], state)
+
+
+def _is_ours(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and all(isinstance(state.get(key), kind) for key, kind in _HELD.items())
+        and isinstance(state["recipe"].get("train"), dict)
+    )
 
 
 def fill_module(module: nn.Module, saved: Mapping[str, Tensor], path: Path) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from wordbrush.errors import RequestError
 from wordbrush.training.mistakes import mistakes
 from wordbrush.training.strict import Strict
+from wordbrush.training.yaml_file import read_yaml
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -251,12 +251,7 @@ def read_data_recipe(path: Path) -> DataRecipe:
         return data_recipe({"kind": "folder", "path": path})
     if path.suffix == ".tar" or "{" in path.name or "*" in path.name:
         return data_recipe({"kind": "webdataset", "shards": str(path)})
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     table = values if isinstance(values, dict) else {}
     if isinstance(table.get("train"), dict) and "data" in table["train"]:
         return data_recipe(table["train"]["data"], f"{path}: train.data")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from wordbrush.errors import RequestError
@@ -24,6 +23,7 @@ from wordbrush.training.tasks.recipes import (
     UpscalerRecipe,
     VAERecipe,
 )
+from wordbrush.training.yaml_file import read_yaml
 
 
 class Optimiser(Strict):
@@ -140,12 +140,7 @@ def read_recipe(path: Path) -> Recipe | BuildRecipe:
 
     Raises RequestError naming the file; RecipeError, which is one, also the keys that are wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise RequestError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise RequestError(f"the recipe {path} is not a table of keys and values")
     model = BuildRecipe if "build" in values else Recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from wordbrush.errors import RequestError, WordbrushError
+from wordbrush.errors import ModelFileError, RequestError, WordbrushError
 from wordbrush.training.data_recipe import skipping
 from wordbrush.training.distributed import World
 from wordbrush.training.ema import gamma_of
@@ -19,6 +19,7 @@ from wordbrush.training.finetune.recipes import DreamBoothRecipe, FullRecipe, In
 from wordbrush.training.loop import Trainer, check_possible
 from wordbrush.training.progress import Journal
 from wordbrush.training.recipe import BuildRecipe, Recipe, read_recipe
+from wordbrush.training.strict import Strict
 from wordbrush.training.task import Stopped, Task
 from wordbrush.training.tasks.diffusion_recipe import DiffusionRecipe
 from wordbrush.training.tasks.recipes import (
@@ -31,6 +32,9 @@ from wordbrush.training.tasks.recipes import (
     UpscalerRecipe,
     VAERecipe,
 )
+
+# Keys under `train` that name folders which other recipes make.
+_PARTS = frozenset({"vae", "clip", "tokenizer", "text_encoder", "start", "decoder_of"})
 
 
 def build_task(
@@ -84,6 +88,7 @@ def build_task(
 
 def build(recipe: BuildRecipe, folder: Path) -> Path:
     """Carries out a recipe that trains nothing."""
+    check_folder(folder)
     match recipe.build:
         case TokenizerRecipe() as made:
             from wordbrush.training.tokenizer import write_tokenizer
@@ -129,8 +134,19 @@ def train(
     """Carries out a recipe file into `folder`; the same call again resumes. See `run_recipe`."""
     recipe = read_recipe(path)
     if isinstance(recipe, BuildRecipe):
+        given = options or RunOptions()
+        for name, said in (("--skip-bad", given.skip_bad), ("--ema-length", given.ema_length is not None)):
+            if said:
+                raise RequestError(f"{name} is for recipes that train; {path} trains nothing, so leave it out")
         return build(recipe, folder)
     return run_recipe(recipe, folder, options, stop=stop, log=log)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises RequestError where a run cannot have its folder: a file has its name, or that of one above it."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise RequestError(f"{there} is a file, and a run needs a folder; give --output another name")
 
 
 def run_recipe(
@@ -150,6 +166,7 @@ def run_recipe(
         WorkFailed: the loss is no longer a number, a file could not be written, or another process died.
     """
     options = options or RunOptions()
+    check_folder(folder)
     if options.ema_length is not None:
         gamma_of(options.ema_length)  # before hours of training: is there such an average?
         if not recipe.ema_lengths:
@@ -240,10 +257,25 @@ def named_task(
     except FileNotFoundError as error:
         missing = error.filename or str(error).partition(": ")[2]  # safetensors says it in words alone
         raise RequestError(f"{missing} does not exist; run the recipe that makes it first") from error
-    except WordbrushError:
-        raise
+    except WordbrushError as error:
+        unmade = _unmade(recipe.train, str(error)) if isinstance(error, ModelFileError) else None
+        if unmade is None:
+            raise
+        raise RequestError(f"{unmade} does not exist; run the recipe that makes it first") from error
     except (ValueError, TypeError) as error:  # a network's settings: the recipe's own were checked when it was read
         raise RequestError(f"the recipe {recipe.name} is wrong in `train`: {error}") from error
+
+
+def _unmade(table: Strict, told: str) -> str | None:
+    """The folder of another recipe's making that an error tells of, if it is not there."""
+    for key, value in table:
+        if isinstance(value, Strict):
+            found = _unmade(value, told)
+        else:
+            found = value if key in _PARTS and isinstance(value, str) and value in told else None
+        if found is not None and not Path(found).exists():
+            return found
+    return None
 
 
 def _unheard(line: str) -> None:

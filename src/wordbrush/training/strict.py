@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 class Strict(BaseModel):
     """A table of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # no key of a recipe means anything by infinity or by what is not a number, both of which YAML has: .inf, .nan
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def said(self) -> set[str]:
         """The keys whose values are not the defaults: what a whole dump says as well as the recipe it was made from."""

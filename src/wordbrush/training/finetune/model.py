@@ -80,6 +80,15 @@ def vae_of(parts: ModelParts) -> AutoencoderKL:
     return cast(AutoencoderKL, parts.vae)
 
 
+def side_step(factor: int, levels: int | None) -> int:
+    """What both sides of pictures must be multiples of.
+
+    factor: of the autoencoder. levels: of the U-Net, each but the first of half the size; None is FLUX, which takes
+    latents in patches of two by two.
+    """
+    return factor * 2 ** (1 if levels is None else levels - 1)
+
+
 def set_precision(parts: ModelParts, trained: set[str], precision: str) -> None:
     """Brings every network to the number format that it trains in.
 

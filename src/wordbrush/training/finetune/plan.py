@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from wordbrush.data.dataset import BadExample
 from wordbrush.errors import RequestError
+from wordbrush.formats.checkpoint import open_checkpoint
 from wordbrush.formats.inspect import inspect_model
+from wordbrush.formats.json_file import read_json
 from wordbrush.formats.open import locate_model
+from wordbrush.formats.single_file.detect import detect
+from wordbrush.training.data_check import check_data
 from wordbrush.training.data_recipe import data_recipe
-from wordbrush.training.finetune.model import FAMILIES, not_trained
+from wordbrush.training.finetune.export import check_names
+from wordbrush.training.finetune.model import FAMILIES, not_trained, side_step
+from wordbrush.training.finetune.recipes import FinetuneRecipe
+from wordbrush.training.mistakes import mistakes
 from wordbrush.training.open_data import open_dataset
 from wordbrush.training.recipe import Recipe
 
 Way = Literal["lora", "dreambooth", "inversion", "full"]
+
+_LOOKED_AT = 50  # pictures that are read before class pictures are painted, which takes long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +105,22 @@ class Asked:
     checkpointing: bool = False
 
 
-def family_of(model: str | None) -> tuple[str, int]:
-    """A key of `PRESETS`, and the side of the model's pictures in pixels; from its headers and configs alone.
+class Base(NamedTuple):
+    """What a plan has to know of the model that is trained.
+
+    Attributes:
+        family: a key of `PRESETS`.
+        side: of its pictures, in pixels.
+        step: what sides must be multiples of, as far as its headers and configs say it.
+    """
+
+    family: str
+    side: int
+    step: int
+
+
+def base_of(model: str | None) -> Base:
+    """From a model's headers and configs alone.
 
     Raises:
         ModelFileError: there is no such model here. One on the hub is fetched first: `wordbrush models pull`.
@@ -108,9 +132,19 @@ def family_of(model: str | None) -> tuple[str, int]:
     if family not in FAMILIES:
         raise RequestError(not_trained(str(model), str(family)))
     if place.is_dir() and (place / "words.json").exists():
-        return "scenes", int(side or 128)
+        return Base("scenes", int(side or 128), _step(place))
     known = "flux" if family.startswith("flux") else family
-    return known, int(side or {"sd1": 512, "sd2": 768}.get(known, 1024))
+    return Base(known, int(side or {"sd1": 512, "sd2": 768}.get(known, 1024)), _step(place))
+
+
+def _step(place: Path) -> int:
+    if place.is_dir():
+        files = {part: place / part / "config.json" for part in ("unet", "vae")}
+        configs: dict[str, Any] = {part: read_json(file) for part, file in files.items() if file.exists()}
+    else:
+        configs = {part: found.config for part, found in detect(open_checkpoint(place).header).components.items()}
+    levels = {part: len(config.get("block_out_channels", ())) for part, config in configs.items()}
+    return side_step(2 ** (levels["vae"] - 1), levels.get("unet")) if levels.get("vae") else 1
 
 
 def plan(way: Way, asked: Asked, own: dict[str, Any]) -> Recipe:
@@ -119,10 +153,11 @@ def plan(way: Way, asked: Asked, own: dict[str, Any]) -> Recipe:
     own: what belongs to the way alone, as a recipe has it under `train`.
 
     Raises:
-        RequestError: pictures without captions, a value out of range, a model that cannot be trained.
+        RequestError: pictures without captions or that cannot be read, a value out of range, a name that cannot be a
+            file's, a model that cannot be trained.
         ModelFileError: there is no such model here.
     """
-    family, side = family_of(asked.model)
+    family, side, step = base_of(asked.model)
     preset = PRESETS[family][way]
     steps, batch = asked.steps or preset.steps or 1, asked.batch or preset.batch or 1
     train: dict[str, Any] = {"task": way}
@@ -155,11 +190,22 @@ def plan(way: Way, asked: Asked, own: dict[str, Any]) -> Recipe:
         "train": train | own,
     }
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{where}: {first['msg']} (given: {first['input']!r:.80})") from error
+        raise RequestError("; ".join(mistakes(Recipe, error))) from error
+    _check(recipe, step)
+    return recipe
+
+
+def _check(recipe: Recipe, step: int) -> None:
+    """Refuses what the run would refuse only once class pictures are painted, or a `--plan` not at all."""
+    train = recipe.train
+    assert isinstance(train, FinetuneRecipe)
+    check_names(recipe, train)
+    bad = list(check_data(train.data, multiple=step, limit=_LOOKED_AT).bad.values())
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise RequestError(f"{bad[0]}{more}; mend it, or take it out of the folder")
 
 
 def _data(way: Way, asked: Asked, side: int, own: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +225,11 @@ def _data(way: Way, asked: Asked, side: int, own: dict[str, Any]) -> dict[str, A
                 raise RequestError(f"--caption {caption!r} does not hold the new word {word!r}")
             return data | {"text": "none"}  # the recipe's templates are the captions
         return data | {"caption": caption}
-    found = open_dataset(data_recipe({"kind": "folder", "path": asked.pictures, "caption": caption}, "pictures"))
+    try:
+        found = open_dataset(data_recipe({"kind": "folder", "path": asked.pictures, "caption": caption}, "pictures"))
+    except BadExample as error:
+        empty = "" if asked.trigger is None else ", or an empty one for which the trigger stands in,"
+        raise RequestError(f"{error}; give every picture a caption{empty} or --caption for all of them") from error
     captions = [found.caption(index) for index in range(len(found))]
     if not any(captions) or (asked.trigger is None and not all(captions)):
         if asked.trigger is None:
@@ -202,6 +252,11 @@ def _prior(way: Way, asked: Asked, family: str) -> dict[str, Any] | None:
             raise RequestError("textual inversion leaves the model as it is: class pictures have nothing to keep")
         return None
     prompts, count = asked.class_prompts, asked.class_pictures
+    if way == "dreambooth" and count == 0:
+        raise RequestError(
+            "--class-pictures 0: dreambooth keeps the class by pictures of it; give another number, with a "
+            "--class-prompt such as 'a photo of a dog', or train without any by `wordbrush finetune full`"
+        )
     if prompts and count == 0:
         raise RequestError("--class-pictures 0 and a --class-prompt contradict each other; leave one of them out")
     if not prompts and (family != "scenes" or count == 0):

@@ -22,7 +22,7 @@ from wordbrush.training.distributed import by_the_main_one
 from wordbrush.training.feed import Feed, Rows
 from wordbrush.training.finetune.captions import CaptionReader, cut_captions
 from wordbrush.training.finetune.export import check_names
-from wordbrush.training.finetune.model import open_for_training, set_precision, vae_of
+from wordbrush.training.finetune.model import open_for_training, set_precision, side_step, vae_of
 from wordbrush.training.finetune.predict import predict
 from wordbrush.training.finetune.recipes import Finetune, InversionRecipe
 from wordbrush.training.finetune.trained import Word, placeholder_of, prepare, trained_networks
@@ -92,11 +92,9 @@ class FinetuneTask(Task):
     # ------------------------------------------------------------------------------------------------- data
 
     def _feed(self, data: DataRecipe, seed: int) -> Feed:
-        step = vae_of(self.parts).config.downscale
-        if isinstance(self.parts.denoiser, UNet):
-            step *= 2 ** (len(self.parts.denoiser.config.block_out_channels) - 1)
-        else:
-            step *= 2  # FLUX takes latents in patches of two by two
+        denoiser = self.parts.denoiser
+        levels = len(denoiser.config.block_out_channels) if isinstance(denoiser, UNet) else None
+        step = side_step(vae_of(self.parts).config.downscale, levels)
         return Feed(data, seed, self.recipe.batch, multiple=step, folder=self.folder)
 
     @property
@@ -161,7 +159,7 @@ class FinetuneTask(Task):
         assert self.reader.placeholder is not None
         if not caption:
             templates = self.train.templates
-            return templates[int(draw * len(templates))].format(self.train.placeholder)
+            return templates[int(draw * len(templates))].replace("{}", self.train.placeholder)
         if len(self.reader.placeholder.split(caption)) == 1:
             raise RequestError(
                 f"the caption {caption!r} does not hold the placeholder {self.train.placeholder!r}, whose vectors are "
