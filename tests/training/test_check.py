@@ -16,12 +16,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from wordbrush.cli.app import make_app
+from wordbrush.formats.open import embedded_folder
 from wordbrush.training.check import check
 from wordbrush.training.estimate import Peak, memory_of, short
 from wordbrush.training.loop import Trainer
 from wordbrush.training.recipe import Recipe, read_recipe
-from wordbrush.training.run import build_task
+from wordbrush.training.run import build_task, train
 
+MODEL = embedded_folder()
 NETWORK = {
     "latent_channels": 4, "block_out_channels": [16, 32], "layers_per_block": 1, "norm_num_groups": 1,
     "mid_block_add_attention": False, "use_quant_conv": False, "use_post_quant_conv": False,
@@ -183,12 +185,97 @@ def test_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert report.time is None
 
 
-def test_assembling_names_the_folders_that_are_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    built = {"task": "assemble", "denoiser": "a", "vae": "b", "clip": str(tmp_path), "tokenizer": str(tmp_path)}
+def test_assembling_names_what_is_not_there(tmp_path: Path) -> None:
+    path, empty, clip, words = (tmp_path / name for name in ("recipe.yaml", "empty", "clip", "words"))
+    for folder, files in (
+        (empty, ()),
+        (clip, ("config.json", "model.safetensors")),
+        (words, ("vocab.json", "merges.txt", "words.json")),
+    ):
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+    built = {"task": "assemble", "denoiser": "a", "vae": "b", "clip": str(clip), "tokenizer": str(words)}
     path.write_text(yaml.safe_dump({"name": "a", "build": built}))
     problems = check(path).problems
     assert [problem.split(":")[0] for problem in problems] == ["build.denoiser", "build.vae"]
+    built |= {"denoiser": str(empty), "vae": str(empty), "defaults": {"stepz": 3}}
+    path.write_text(yaml.safe_dump({"name": "a", "build": built}))
+    first, second, third = check(path).problems
+    assert first.startswith(f"build.denoiser: {empty} has no unet/config.json, unet/*.safetensors, text_encoder/")
+    assert second == f"build.vae: {empty} has no config.json, *.safetensors; run the recipe that makes it first"
+    assert third.startswith("build.defaults: unknown option 'stepz' (did you mean steps?)")
+
+
+def test_a_fault_of_held_out_pictures_is_said_once(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "03.txt").unlink()
+    seen, held_out = {"kind": "scenes", "size": 32}, {"kind": "folder", "path": str(pictures), "size": 32}
+    trained = DIFFUSION | {"conditioning": {"kind": "none"}, "data": seen, "validation": held_out}
+    problems = check(written(tmp_path, validate_every=1, train=trained), pictures=3).problems
+    assert len(problems) == 1, problems
+    assert problems[0].startswith("train.validation: 1 pictures cannot be used")
+
+
+def test_trackers_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("tensorbord", "wandb"):  # misspelt, and not installed
+        problems = check(written(tmp_path, trackers=[name])).problems
+        assert len(problems) == 1, problems
+        assert name in problems[0]
+    assert check(written(tmp_path, trackers=["tensorboard"])).problems == []
+
+
+def test_what_several_processes_refuse_is_said(tmp_path: Path) -> None:
+    report = check(written(tmp_path, parallel="fsdp2", optimiser={"kind": "muon"}))
+    assert report.problems == []  # one alone does it
+    assert any("several processes refuse optimiser.kind: muon" in note for note in report.notes)
+    assert check(written(tmp_path, parallel="fsdp2")).notes == []
+
+
+def test_what_a_task_cannot_do_is_said_by_check_and_run(tmp_path: Path) -> None:
+    path = written(tmp_path, steps=1, validate_every=2, sample_every=3)
+    said = [
+        "nothing is validated every 2 steps, since the task vae has none",
+        "no samples are painted every 3 steps, since the task vae has none",
+    ]
+    assert check(path).notes == said
+    lines: list[str] = []
+    train(path, tmp_path / "run", log=lines.append)
+    assert [line for line in lines if line.startswith("note: ")] == [f"note: {note}" for note in said]
+
+
+TEXT = {"kind": "text", "text_encoder": str(MODEL / "text_encoder"), "tokenizer": str(MODEL / "tokenizer")}
+UNET = {
+    "block_out_channels": [8, 16], "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 2,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+}  # fmt: skip
+DIFFUSION = {
+    "task": "diffusion", "network": UNET, "scheduler": {"_class_name": "DDIMScheduler"}, "conditioning": TEXT
+}  # fmt: skip
+EMBEDDING = {"kind": "embedding", "clip": str(MODEL / "clip"), "tokenizer": str(MODEL / "tokenizer")}
+
+
+@pytest.mark.parametrize(
+    ("trained", "wanted"),
+    [
+        (DIFFUSION, True),
+        (DIFFUSION | {"conditioning": EMBEDDING}, True),
+        (DIFFUSION | {"conditioning": EMBEDDING | {"of": "image"}}, False),
+        (DIFFUSION | {"conditioning": {"kind": "none"}}, False),
+        ({"task": "lora", "adapter": {"rank": 1}}, True),
+        ({"task": "inversion", "placeholder": "zorb"}, False),
+    ],
+)
+def test_pictures_without_captions_where_these_are_learnt(
+    trained: dict[str, Any], wanted: bool, tmp_path: Path, pictures: Path
+) -> None:
+    """A trigger is the caption of those that have none."""
+    data = {"kind": "folder", "path": str(pictures), "size": 32, "text": "none"}
+    path = written(tmp_path, batch=2, train=trained | {"data": data})
+    problems = check(path, pictures=3).problems
+    assert len(problems) == wanted
+    assert all("train.data: no picture has a caption" in problem for problem in problems)
+    path = written(tmp_path, batch=2, train=trained | {"data": data | {"captions": {"trigger": "zorb"}}})
+    assert check(path, pictures=3).problems == []
 
 
 def test_the_report_reads_well_and_needs_no_output(tmp_path: Path) -> None:

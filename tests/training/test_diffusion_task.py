@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,14 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 import wordbrush
+from wordbrush.diffusion.scheduler_config import knows_scheduler
 from wordbrush.errors import ModelFileError, RequestError
 from wordbrush.formats.inspect import inspect_model
 from wordbrush.formats.open import embedded_folder
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task
 from wordbrush.training.tasks.diffusion import DiffusionTask
+from wordbrush.training.tasks.scheduler_keys import OF_BETAS, OF_FLOWS, checked_scheduler
 
 MODEL = embedded_folder()
 NETWORK: dict[str, Any] = {
@@ -37,6 +41,7 @@ DDIM: dict[str, Any] = {
     "prediction_type": "epsilon",
     "clip_sample": True,
 }
+FLOW: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0}
 SCENES: dict[str, Any] = {"kind": "scenes", "size": 16, "scene": "single"}
 THINGS: dict[str, Any] = {"kind": "scenes", "size": 16, "things": ["dog", "car", "apple"]}
 TEXT = {"kind": "text", "text_encoder": str(MODEL / "text_encoder"), "tokenizer": str(MODEL / "tokenizer")}
@@ -79,7 +84,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "image embedding": {"conditioning": CLIP | {"of": "image", "into": "time"}},
     "band": {"time": "band", "data": THINGS, "conditioning": {"kind": "class"}},
     "band, packed": {"time": "band"},
-    "flow": {"scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0}},
+    "flow": {"scheduler": FLOW},
     "previous": {"scheduler": DDIM | {"prediction_type": "previous_sample"}},
     "difference": {"scheduler": DDIM | {"prediction_type": "sample_difference"}},
     "latents": {
@@ -280,11 +285,62 @@ def test_validation_is_by_level_and_does_not_move(tmp_path: Path) -> None:
         ({"network": NETWORK | {"widths": 3}}, "train.network: .*widths"),
         ({"network": NETWORK | {"num_class_embeds": 3}}, "num_class_embeds: with conditioning.kind: none nothing is"),
         ({"scheduler": DDIM | {"rescale_betas_zero_snr": True}}, "give prediction_type: v_prediction or sample"),
+        ({"scheduler": DDIM | {"zero_snr": True}}, "zero_snr is not a key .*; did you mean rescale_betas_zero_snr?"),
+        ({"scheduler": DDIM | {"schedule": "linear"}}, "schedule is not a key .*; did you mean beta_schedule?"),
+        ({"scheduler": DDIM | {"timesteps": 9}}, "timesteps is not a key .*; did you mean num_train_timesteps?"),
+        ({"scheduler": DDIM | {"banana": 9}}, "banana is not a key that is known; there are _class_name, "),
+        ({"scheduler": DDIM | {"shift": 3.0}}, "shift is a flow's, and DDIMScheduler is none"),
+        ({"scheduler": FLOW | {"prediction_type": "epsilon"}}, "prediction_type='epsilon' contradicts FlowMatch"),
+        ({"scheduler": FLOW | {"beta_schedule": "linear"}}, "beta_schedule='linear' contradicts FlowMatch"),
+        ({"scheduler": FLOW | {"rescale_betas_zero_snr": True}}, "rescale_betas_zero_snr=True contradicts FlowMatch"),
+        ({"defaults": {"stepz": 3}}, r"train.defaults: unknown option 'stepz' \(did you mean steps\?\)"),
+        ({"defaults": {"sampler": "banana"}}, "train.defaults: sampler='banana' .*there are ddpm"),
+        ({"defaults": {"steps": 200}}, "train.defaults: steps=200 is too many .* 100 timesteps wants fewer"),
+        ({"data": SCENES | {"size": 4}}, "train.defaults: width=4 does not fit"),
+        ({"samples": ["", "a dog"]}, "train.samples: .* paints without a prompt; leave out 'a dog'"),
+        (KINDS["class"] | {"samples": ["[dog:cat:0.5]"]}, "train.samples: 'cat' is no class of this model"),
+        (KINDS["latents"] | {"validation": SCENES | {"size": 36}}, "train.validation: .* 36 is not a multiple of 8"),
+        (KINDS["class"] | {"validation": SCENES}, "train.validation: the data have no classes"),
+        (
+            KINDS["class"] | {"validation": THINGS | {"things": ["car", "fox"]}},
+            "train.validation: the model learns no class named fox; the classes of train.data are dog, car, apple",
+        ),
     ],
 )  # fmt: skip
 def test_recipes_that_do_not_fit_are_refused(train: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=said):
         task_of(tmp_path, **train)
+
+
+def test_the_keys_of_schedulers_are_those_of_diffusers() -> None:
+    """Each with all its own, as it saves itself, is a recipe's scheduler; and there are no others."""
+    found: dict[bool, set[str]] = {False: {"noise_sampler_seed"}, True: set()}  # of one that wants torchsde
+    for name in filter(knows_scheduler, dir(diffusers)):
+        own = inspect.signature(getattr(diffusers, name)).parameters.values()
+        saved = {parameter.name: parameter.default for parameter in own if parameter.kind != parameter.VAR_KEYWORD}
+        saved.pop("args", None)
+        found[name.startswith("FlowMatch")] |= saved.keys()
+        saved |= {"_class_name": name, "_diffusers_version": diffusers.__version__}
+        assert checked_scheduler(saved) == saved
+    assert found == {False: OF_BETAS, True: OF_FLOWS}
+
+
+def test_held_out_classes_are_known_by_their_names(tmp_path: Path) -> None:
+    """Whatever number a class has in the held-out data."""
+    held_out = THINGS | {"split": "test", "things": ["apple", "dog"]}
+    task = task_of(tmp_path, **KINDS["class"], validation=held_out, validation_rows=6)
+    assert task.held_out is not None
+    known = task.held_out.feed.rows(0, range(6))
+    told = task.held_out.reader(known, torch.zeros(6, dtype=torch.bool))["labels"]
+    assert known.labels is not None
+    assert {0, 1} == set(known.labels.tolist())
+    assert told.tolist() == [(2, 0)[label] for label in known.labels.tolist()]
+
+
+def test_prompts_that_the_model_takes_are_let_pass(tmp_path: Path) -> None:
+    task_of(tmp_path, **KINDS["class"], samples=["Dog", "2", "", "[dog:car:0.5]"])
+    task_of(tmp_path, samples=["", " "])
+    task_of(tmp_path, **KINDS["text embedding"], samples=["a (red:1.2) dog"])
 
 
 def test_a_start_must_be_of_the_same_shape(tmp_path: Path) -> None:

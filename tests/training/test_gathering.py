@@ -94,6 +94,8 @@ def test_alone_nothing_is_gathered() -> None:
 def test_clip_refuses_micro_batches(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="accumulate=2: CLIP compares every picture of a step with every caption"):
         build_task(recipe("clip", accumulate=2), tmp_path)
+    with pytest.raises(RequestError, match=r"batch=1: CLIP learns to tell .*; give at least 2"):
+        build_task(recipe("clip", batch=1), tmp_path)
 
 
 def test_clip_trains_on_captioned_pictures_of_its_size(tmp_path: Path) -> None:

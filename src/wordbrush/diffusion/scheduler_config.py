@@ -116,18 +116,6 @@ _CLASSES: dict[str, _SchedulerClass] = {
 }
 
 # Options that no sampler of ours stands for unless they are off, in whichever class they appear.
-OPTIONS = (
-    "_class_name", "prediction_type", "timestep_spacing", "final_sigmas_type", "clip_sample", "clip_sample_range",
-    "steps_offset", "set_alpha_to_one", "original_inference_steps", "skip_prk_steps", "num_train_timesteps",
-    "beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr", "algorithm_type",
-    "solver_order", "solver_type", "variance_type", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
-    "shift", "flow_shift", "use_flow_sigmas", "use_dynamic_shifting", "base_shift", "max_shift", "base_image_seq_len",
-    "max_image_seq_len", "shift_terminal", "time_shift_type", "stochastic_sampling", "thresholding", "sigma_min",
-    "sigma_max", "lambda_min_clipped", "interpolation_type", "timestep_type", "timestep_scaling", "euler_at_final",
-    "use_lu_lambdas", "lower_order_final", "disable_corrector", "solver_p", "invert_sigmas", "scale_factors",
-)  # fmt: skip
-"""What is read of a config; diffusers' files have more, which change nothing."""
-
 _OFF: dict[str, Any] = {
     "thresholding": False,
     "sigma_min": None,

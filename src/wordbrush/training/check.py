@@ -10,21 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from wordbrush.errors import RequestError, WordbrushError
+from wordbrush.request_fields import ModelDefaults
 from wordbrush.training.data_check import DataReport, check_data
 from wordbrush.training.data_recipe import DataRecipe, Prepared, skipping
 from wordbrush.training.distributed import World
 from wordbrush.training.estimate import Memory, Timing, memory_of, parameters, short, time_of
 from wordbrush.training.feed import Feed
-from wordbrush.training.finetune.recipes import FinetuneRecipe
+from wordbrush.training.finetune.recipes import FinetuneRecipe, InversionRecipe
 from wordbrush.training.loop import Trainer
 from wordbrush.training.recipe import BuildRecipe, Recipe, RecipeError, read_recipe
 from wordbrush.training.run import named_task, spare_workers
 from wordbrush.training.task import Task
-from wordbrush.training.tasks.diffusion_recipe import DiffusionRecipe
+from wordbrush.training.tasks.diffusion_recipe import ByEmbedding, ByText, DiffusionRecipe
 from wordbrush.training.tasks.recipes import AssembleRecipe, CLIPRecipe, DenoiserRecipe, VAERecipe
 
 LOOKED_AT = 200
 """Pictures of a data set that are read, unless all are asked for."""
+
+# Files that a finished part has, by its key in a recipe that assembles them.
+_NETWORK = ("config.json", "*.safetensors")
+_PARTS = {
+    "denoiser": (
+        *(f"{part}/{file}" for part in ("unet", "text_encoder") for file in _NETWORK),
+        "scheduler/scheduler_config.json",
+    ),
+    "vae": _NETWORK,
+    "clip": _NETWORK,
+    "tokenizer": ("vocab.json", "merges.txt", "words.json"),
+}
+
+# What a model without parts cannot say for itself.
+_SOME_DEFAULTS = {"steps": 1, "guidance": 1, "sampler": "ddim", "schedule": "normal", "width": 8, "height": 8}
 
 _NAMED = 5  # bad pictures that are named; the rest are counted
 _FIRST_PAINTED = 2  # class pictures of prior preservation that are painted to try it out
@@ -89,19 +105,21 @@ def check(
         _check_parts(recipe, report)
         return report
     report.steps, report.batch = recipe.steps, recipe.batch
+    report.notes += _alone_only(recipe)
     if skip_bad:
         try:
             recipe = recipe.model_copy(update={"train": skipping(recipe.train)})
         except RequestError as error:
             report.problems.append(str(error))
     for key, data in _sources(recipe):
-        _check_data(key, data, report, pictures, wanted_captions=isinstance(recipe.train, CLIPRecipe))
+        _check_data(key, data, report, pictures, wanted_captions=_reads_captions(recipe, data))
     with tempfile.TemporaryDirectory(prefix="wordbrush-check-") as folder:
         try:
             _try_out(recipe, Path(folder), report, device=device, workers=workers)
         except WordbrushError as error:
             # a fault in the data is met again by who reads them, in much the same words
-            if not (report.problems and isinstance(error, RequestError) and str(error) in "\n".join(report.problems)):
+            fault = str(error).removeprefix("train.validation: ")
+            if not (report.problems and isinstance(error, RequestError) and fault in "\n".join(report.problems)):
                 report.problems.append(_without(str(error), folder))
     return report
 
@@ -109,16 +127,47 @@ def check(
 def _check_parts(recipe: BuildRecipe, report: CheckReport) -> None:
     report.notes.append("this recipe trains nothing: it takes seconds, and little memory")
     if isinstance(recipe.build, AssembleRecipe):
-        for key in ("denoiser", "vae", "clip", "tokenizer"):
+        for key, files in _PARTS.items():
             place = Path(getattr(recipe.build, key))
             if not place.is_dir():
                 report.problems.append(f"build.{key}: there is no folder {place}; run the recipe that makes it first")
+            elif missing := [wanted for wanted in files if not any(place.glob(wanted))]:
+                report.problems.append(
+                    f"build.{key}: {place} has no {', '.join(missing)}; run the recipe that makes it first"
+                )
+        try:
+            ModelDefaults.from_dict(_SOME_DEFAULTS | recipe.build.defaults)
+        except RequestError as error:
+            report.problems.append(f"build.defaults: {error}")
+
+
+def _alone_only(recipe: Recipe) -> list[str]:
+    """A note on what one process trains and several refuse, since a check is of one."""
+    if recipe.parallel == "fsdp2" and recipe.optimiser.kind != "adamw":
+        return [
+            f"several processes refuse optimiser.kind: {recipe.optimiser.kind} with parallel: fsdp2, which leaves each "
+            "a part of every matrix; use adamw, or parallel: ddp"
+        ]
+    return []
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, DataRecipe]]:
     for key, value in recipe.train:
         if isinstance(value, Prepared):
             yield f"train.{key}", value  # type: ignore[misc]  # those that recipes hold are of its kinds
+
+
+def _reads_captions(recipe: Recipe, data: DataRecipe) -> bool:
+    """Whether captions are learnt from, and empty ones stay empty."""
+    train = recipe.train
+    if isinstance(train, CLIPRecipe):  # to which the same words for every picture say nothing
+        return True
+    if data.captions.trigger or data.captions.before or data.captions.after:
+        return False
+    if isinstance(train, DiffusionRecipe):
+        told = train.conditioning
+        return isinstance(told, ByText) or (isinstance(told, ByEmbedding) and told.of == "text")
+    return isinstance(train, FinetuneRecipe) and not isinstance(train, InversionRecipe)  # which has templates
 
 
 def _check_data(
@@ -140,14 +189,16 @@ def _check_data(
         else:
             report.problems.append(f"{told}; mend or remove them, or pass over them with --skip-bad")
     if wanted_captions and found.uncaptioned == found.pictures:
-        report.problems.append(f"{key}: no picture has a caption, and without them there is nothing to learn")
+        report.problems.append(
+            f"{key}: no picture has a caption, and without them there is nothing to learn; write a .txt beside each"
+        )
     elif wanted_captions and found.uncaptioned:
         report.notes.append(f"{key}: {found.uncaptioned} of {found.pictures} pictures looked at have no caption")
 
 
 def _try_out(recipe: Recipe, folder: Path, report: CheckReport, *, device: str, workers: int | None) -> None:
     """Makes the networks, measures a step's memory and, if that suffices, times some steps."""
-    world = World(device)
+    world = World(device, trackers=recipe.trackers, logs=folder / "logs")  # nothing starts the trackers
     task: Task | None = None
     try:
         report.device = str(world.device)

@@ -16,6 +16,7 @@ from wordbrush.training.distributed import World
 from wordbrush.training.ema import gamma_of
 from wordbrush.training.feed import SKIPPED, read_skipped
 from wordbrush.training.finetune.recipes import DreamBoothRecipe, FullRecipe, InversionRecipe, LoraRecipe
+from wordbrush.training.idle import idle
 from wordbrush.training.loop import Trainer, check_possible
 from wordbrush.training.progress import Journal
 from wordbrush.training.recipe import BuildRecipe, Recipe, read_recipe
@@ -51,6 +52,20 @@ def build_task(
     `folder` is where it may keep what it computes once; `workers` processes draw its data, where a task can use them.
     What takes long before the first step is told to `log`; it raises Stopped once `stop` is set.
     """
+    task = _built(recipe, folder, device, workers=workers, stop=stop, log=log)
+    task.notes = [*task.notes, *idle(recipe)]
+    return task
+
+
+def _built(
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device | None,
+    *,
+    workers: int,
+    stop: threading.Event | None,
+    log: Callable[[str], None] | None,
+) -> Task:
     match recipe.train:
         case VAERecipe() as train:
             from wordbrush.training.tasks.vae import VAETask

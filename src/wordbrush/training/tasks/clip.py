@@ -60,13 +60,19 @@ class CLIPTask(Task):
         """`folder`: where it is noted which pictures were passed over as bad.
 
         Raises:
-            RequestError: the step is cut into micro-batches, or pictures have not the size of the picture tower.
+            RequestError: the step is cut into micro-batches or has but one row, or pictures have not the size of the
+                picture tower.
         """
         super().__init__()
         if recipe.accumulate > 1:
             raise RequestError(
                 f"accumulate={recipe.accumulate}: CLIP compares every picture of a step with every caption, which "
                 "micro-batches cannot; leave it out, and for larger batches train on more processes"
+            )
+        if recipe.batch < 2:
+            raise RequestError(
+                "batch=1: CLIP learns to tell a picture's caption from the others of its step, and one alone teaches "
+                "nothing; give at least 2"
             )
         self.recipe, self.train = recipe, train
         self.tokenizer = ClipTokenizer.from_folder(Path(train.tokenizer))

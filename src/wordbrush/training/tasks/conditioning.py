@@ -23,6 +23,8 @@ from wordbrush.training.task import Batch
 from wordbrush.training.tasks.denoising import Told
 from wordbrush.training.tasks.diffusion_recipe import ByClass, ByEmbedding, ByText, Conditioning
 
+_LISTED = 12  # names of classes in a message
+
 Reader = Callable[[Rows, Tensor], Batch]
 """(rows, dropped: (B,) bool) -> what a batch has of them for the teller. It holds no networks, so that worker processes
 can have it."""
@@ -36,13 +38,19 @@ def read_nothing(known: Rows, dropped: Tensor) -> Batch:
 
 @dataclass(frozen=True)
 class ClassReader:
-    """`labels` (B,): numbers of classes."""
+    """`labels` (B,): numbers of classes.
 
+    Attributes:
+        numbers: what the model calls each of the data's classes.
+        null: that of rows which are told nothing.
+    """
+
+    numbers: tuple[int, ...]
     null: int
 
     def __call__(self, known: Rows, dropped: Tensor) -> Batch:
         assert known.labels is not None
-        return {"labels": known.labels.masked_fill(dropped, self.null)}
+        return {"labels": torch.tensor(self.numbers)[known.labels].masked_fill(dropped, self.null)}
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,11 @@ class Teller:
         self.rates: dict[str, float] = {}
         self.network: dict[str, Any] = {"cross_attention_dim": 8}
 
+    def reader_of(self, labels: tuple[str, ...] | None) -> Reader:
+        """As `reader`, of other data, whose classes have these names. Raises RequestError where it has no such."""
+        del labels
+        return self.reader
+
     def told(self, batch: Batch, width: int) -> Told:
         """What the network is told; width: its cross_attention_dim."""
         return Told(context=batch["eps"].new_zeros(1, 1, width))
@@ -120,8 +133,20 @@ class ClassTeller(Teller):
         super().__init__()
         if labels is None:
             raise RequestError("conditioning.kind is class, but the data have no classes; give data with labels")
-        self.labels, self.drop, self.reader = labels, drop, ClassReader(len(labels))
+        self.labels, self.drop = labels, drop
+        self.reader = self.reader_of(labels)
         self.network |= {"num_class_embeds": len(labels) + 1}
+
+    def reader_of(self, labels: tuple[str, ...] | None) -> Reader:
+        if labels is None:
+            raise RequestError("the data have no classes, of which the model is told; give data with labels")
+        if strange := [name for name in labels if name not in self.labels]:
+            raise RequestError(
+                f"the model learns no class named {', '.join(strange[:_LISTED])}; the classes of train.data are "
+                + ", ".join(self.labels[:_LISTED])
+                + (", …" if len(self.labels) > _LISTED else "")
+            )
+        return ClassReader(tuple(self.labels.index(name) for name in labels), len(self.labels))
 
     def told(self, batch: Batch, width: int) -> Told:
         return replace(super().told(batch, width), labels=batch["labels"])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from wordbrush.conditioning.of_model import conditioner_of
+from wordbrush.conditioning.prompt.program import PromptProgram
 from wordbrush.diffusion.plan import SamplingConfig
 from wordbrush.diffusion.scheduler_config import read_scheduler_config
 from wordbrush.errors import RequestError
@@ -29,12 +28,13 @@ from wordbrush.pipeline import Pipeline
 from wordbrush.request_fields import ModelDefaults
 from wordbrush.runtime.policy import Runtime
 from wordbrush.training.cache import TensorCache, weights_hash
+from wordbrush.training.data_recipe import DataRecipe
 from wordbrush.training.export import put_in_place
 from wordbrush.training.feed import Feed, Rows
 from wordbrush.training.recipe import Recipe
 from wordbrush.training.sharding import whole
 from wordbrush.training.task import Batch, Task, normal_rows, uniform_rows
-from wordbrush.training.tasks.conditioning import Teller, teller_of
+from wordbrush.training.tasks.conditioning import Reader, Teller, teller_of
 from wordbrush.training.tasks.denoising import (
     DROPPED,
     Draws,
@@ -49,6 +49,15 @@ from wordbrush.training.tasks.diffusion_recipe import DiffusionRecipe
 _TOLD = {"num_class_embeds", "class_embed_type", "projection_class_embeddings_input_dim", "addition_embed_type"}
 # How many pictures a sample sheet has where the recipe names no prompts.
 _SAMPLES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldOut:
+    """Held-out rows, all in one step, and what their loss is: the objective's, without weights."""
+
+    feed: Feed
+    draws: Draws
+    reader: Reader
 
 
 class DiffusionRows:
@@ -115,7 +124,10 @@ class DiffusionTask(Task):
                 encoders = [self.vae, *(self.teller.frozen.values() if self.teller.sees else ())]
                 self.cache = TensorCache(Path(train.cache), weights_hash(encoders, repr(self.vae.config)))
         self.source = self.rows if self.cache is None else None
-        self.notes = list(_idle(recipe, train))
+        # Not where they are first needed: what is wrong with these would be found hours later.
+        self.defaults = self._defaults()
+        self.held_out = None if train.validation is None else self._held_out(train.validation)
+        self._check_samples()
 
     def _config(self) -> UNetConfig:
         """The U-Net's config, with what follows from the rest of the recipe filled in."""
@@ -190,21 +202,32 @@ class DiffusionTask(Task):
         told = self.teller.told(batch, self.config.cross_attention_dim)
         return denoising_rows(self.network, draws, x0, batch, told)
 
-    @cached_property
-    def _held_out(self) -> tuple[Feed, Draws] | None:
-        """Held-out rows, all in one step, and what their loss is: the objective's, without weights."""
-        train = self.train
-        if train.validation is None:
-            return None
-        plain = train.objective.model_copy(update={"weighting": "constant", "gamma": None})
-        draws = Draws(plain, self.sampling, seed=self.recipe.seed, batch=train.validation_rows)
-        return Feed(train.validation, self.recipe.seed, draws.batch, multiple=self.vae.config.downscale), draws
+    def _held_out(self, data: DataRecipe) -> _HeldOut:
+        plain = self.train.objective.model_copy(update={"weighting": "constant", "gamma": None})
+        draws = Draws(plain, self.sampling, seed=self.recipe.seed, batch=self.train.validation_rows)
+        try:
+            feed = Feed(data, self.recipe.seed, draws.batch, multiple=self.vae.config.downscale)
+            return _HeldOut(feed=feed, draws=draws, reader=self.teller.reader_of(feed.labels))
+        except RequestError as error:
+            raise RequestError(f"train.validation: {error}") from error
+
+    def _check_samples(self) -> None:
+        """Raises RequestError for a prompt that the finished model will refuse."""
+        if not self.train.samples:
+            return
+        conditioner = conditioner_of(self._parts(self.network, self.teller.modules))
+        try:
+            for prompt in self.train.samples:
+                for text in PromptProgram.parse(prompt).texts(self.defaults.steps):
+                    conditioner.report(text)
+        except RequestError as error:
+            raise RequestError(f"train.samples: {error}") from error
 
     def validate(self) -> dict[str, float]:
         """The loss without weights on held-out rows, and at each noise level; the same rows and noise every time."""
-        if self._held_out is None:
+        if self.held_out is None:
             return {}
-        feed, draws = self._held_out
+        feed, draws, reader = self.held_out.feed, self.held_out.draws, self.held_out.reader
         device, (channels, factor) = next(self.network.parameters()).device, self.rows.shape
 
         def rows(part: range) -> tuple[Tensor, Tensor]:
@@ -213,7 +236,7 @@ class DiffusionTask(Task):
             levels, times = held_out_levels(draws, self.train.validation_levels, part)
             batch = {"images": known.images, **levels_batch(levels)}
             batch["eps"] = normal_rows(self.recipe.seed, 0, part, (channels, height // factor, width // factor))
-            batch |= self.teller.reader(known, torch.zeros(len(part), dtype=torch.bool))
+            batch |= reader(known, torch.zeros(len(part), dtype=torch.bool))
             with torch.no_grad():
                 return times, self._losses({key: value.to(device) for key, value in batch.items()}, draws)
 
@@ -247,7 +270,10 @@ class DiffusionTask(Task):
         for name, module in self.teller.modules.items():
             texts[name] = type(module)(module.config)
             texts[name].load_state_dict(weights[name])
-        networks = {"unet": network, "vae": self.vae}
+        return self._parts(network, texts)
+
+    def _parts(self, network: UNet, texts: dict[str, nn.Module]) -> ModelParts:
+        """The model of these networks."""
         return ModelParts(
             family=self.teller.family,
             unet=network,
@@ -255,7 +281,7 @@ class DiffusionTask(Task):
             **self.teller.parts(texts),
             scheduler=self._bounded(),
             scheduler_json=self.train.scheduler,
-            defaults=self._defaults(networks),
+            defaults=self.defaults,
             name=self.recipe.name,
         )
 
@@ -270,24 +296,22 @@ class DiffusionTask(Task):
         offset = 1 if self.teller.family in ("sd1", "sd2") else self.sampling.steps_offset
         return replace(self.sampling, clip_x0=None, steps_offset=offset)
 
-    def _defaults(self, networks: dict[str, Any]) -> ModelDefaults:
-        usual = usual_defaults(self.teller.family, networks, self.sampling).model_dump()
-        if self.train.data.buckets is None:
-            usual["width"], usual["height"] = self.feed.sizes[0]
+    def _defaults(self) -> ModelDefaults:
+        networks, timesteps = {"unet": self.network, "vae": self.vae}, self.sampling.noise.num_train_timesteps
+        size = self.feed.sizes[0] if self.train.data.buckets is None else ()
         try:
-            return ModelDefaults(**{**usual, **self.train.defaults})
+            usual = usual_defaults(self.teller.family, networks, self.sampling).model_dump()
+            usual |= dict(zip(("width", "height"), size, strict=False))
+            found = ModelDefaults(**{**usual, **self.train.defaults})
         except RequestError as error:
             raise RequestError(f"train.defaults: {error}") from error
-
-
-def _idle(recipe: Recipe, train: DiffusionRecipe) -> Iterator[str]:
-    """What of the recipe will do nothing, a sentence each."""
-    if train.validation is not None and not recipe.validate_every:
-        yield "train.validation is never looked at, since validate_every is 0"
-    if train.validation is None and recipe.validate_every:
-        yield f"nothing is validated every {recipe.validate_every} steps, since the recipe has no train.validation"
-    if train.samples and not recipe.sample_every:
-        yield "train.samples are never painted, since sample_every is 0"
+        try:  # the number of tokens decides where the times of some flows lie, not whether there are such
+            self._bounded().plan(found.steps, sampler=found.sampler, schedule=found.schedule, tokens=1)
+        except ValueError as error:
+            raise RequestError(
+                f"train.defaults: {error}; a model of {timesteps} timesteps wants fewer steps, or another schedule"
+            ) from error
+        return found
 
 
 def _autoencoder(folder: str | None) -> Autoencoder:

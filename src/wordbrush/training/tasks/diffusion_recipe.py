@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from wordbrush.diffusion.scheduler_config import OPTIONS
 from wordbrush.training.data_recipe import DataRecipe
 from wordbrush.training.objectives import Objective
 from wordbrush.training.strict import Strict
+from wordbrush.training.tasks.scheduler_keys import checked_scheduler
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
@@ -55,17 +54,7 @@ class ByEmbedding(Strict):
 Conditioning = Annotated[Unconditional | ByClass | ByText | ByEmbedding, Field(discriminator="kind")]
 
 
-def _diffusers_names(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """The paper's name of a schedule as diffusers spells it; refuses misspelt keys, not those only diffusers reads."""
-    for key in scheduler.keys() - OPTIONS:
-        if near := get_close_matches(key, OPTIONS, n=1, cutoff=0.8):
-            raise ValueError(f"{key} is not a key that is known; did you mean {near[0]}?")
-    if scheduler.get("beta_schedule") == "cosine":
-        return scheduler | {"beta_schedule": "squaredcos_cap_v2"}
-    return scheduler
-
-
-Scheduler = Annotated[dict[str, Any], AfterValidator(_diffusers_names)]
+Scheduler = Annotated[dict[str, Any], AfterValidator(checked_scheduler)]
 """diffusers' scheduler_config.json in a recipe."""
 
 
