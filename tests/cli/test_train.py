@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from .conftest import Run
 
@@ -79,3 +80,21 @@ def test_wrong_recipe_is_one_sentence_and_exit_code_2(run: Run, tmp_path: Path) 
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert run("train", tmp_path / "none.yaml", "--output", tmp_path / "run").exit_code == 2
+
+
+def test_a_picture_that_cannot_be_used_is_named_with_the_remedy(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        Image.new("RGB", (32, 32), "red").save(tmp_path / f"data/{number}.png")
+    path = tmp_path / "data/2.png"
+    path.write_bytes(path.read_bytes()[:60])
+    files = {"kind": "folder", "path": str(tmp_path / "data"), "size": 32}
+    network = RECIPE["train"]["network"]  # type: ignore[index]
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE | {"train": {"task": "vae", "data": files, "network": network}}))
+    result = run("train", recipe, "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "2.png' cannot be read" in result.stderr
+    assert "or pass over such with --skip-bad" in result.stderr
+    result = run("train", recipe, "--output", tmp_path / "run", "--skip-bad", "--minutes", 0.001)
+    assert result.exit_code == 0, result.output

@@ -78,6 +78,7 @@ def train(
     for name, given in (("--json", as_json), ("--every-picture", every_picture)):
         if given:
             raise RequestError(f"{name} goes with --check")
+    from wordbrush.data.dataset import BadExample
     from wordbrush.training.run import RunOptions
     from wordbrush.training.run import train as run
 
@@ -85,7 +86,10 @@ def train(
     options = RunOptions(
         device=device, workers=workers, compiled=compiled, until=until, skip_bad=skip_bad, ema_length=ema_length
     )
-    stoppable(lambda stop: run(recipe, output, options, stop=stop, log=lambda line: typer.echo(line, err=True)))
+    try:
+        stoppable(lambda stop: run(recipe, output, options, stop=stop, log=lambda line: typer.echo(line, err=True)))
+    except BadExample as error:
+        raise RequestError(f"{error}; mend or remove it, or pass over such with --skip-bad") from error
 
 
 def stoppable(run: Callable[[threading.Event], Path]) -> None:
