@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import wordbrush
 from wordbrush.conditioning.tokenizer import ClipTokenizer
 from wordbrush.errors import ModelFileError, RequestError, WorkFailed
+from wordbrush.training.check import check
 from wordbrush.training.objectives import draw_times
 from wordbrush.training.recipe import Recipe, read_recipe
 from wordbrush.training.run import build_task, train
@@ -309,7 +310,7 @@ def test_assembly_names_a_part_that_is_missing(workshop: Path, tmp_path: Path) -
     values["build"]["vae"] = str(tmp_path / "nowhere")
     path = tmp_path / "model.yaml"
     path.write_text(yaml.safe_dump(values))
-    with pytest.raises(RequestError, match="nowhere does not exist; run its recipe first"):
+    with pytest.raises(RequestError, match=r"build\.vae: there is no folder .*nowhere; run the recipe that makes it"):
         train(path, tmp_path / "model", log=quiet)
     assert not (tmp_path / "model").exists()
 
@@ -321,6 +322,9 @@ def test_assembly_checks_defaults_before_it_writes(workshop: Path, tmp_path: Pat
         path.write_text(yaml.safe_dump(values | {"build": values["build"] | {"defaults": defaults}}))
         with pytest.raises(RequestError, match=rf"build\.defaults: .*{words}"):
             train(path, tmp_path / "model", log=quiet)
+        (problem,) = check(path).problems
+        assert problem.startswith("build.defaults: ")
+        assert words in problem
     assert not (tmp_path / "model").exists()
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,8 +33,17 @@ _CLASSES = {
     "vae": "AutoencoderKL",
 }
 _NETWORKS = ("unet", "text_encoder", "vae", "clip")
-# Files that a finished part has beside those of every network, config.json and weights.
-_FILES = {"scheduler": ("scheduler_config.json",), "tokenizer": ("vocab.json", "words.json")}
+# Files that a finished part has, by its key in the recipe.
+_NETWORK = ("config.json", "*.safetensors")
+_FILES = {
+    "denoiser": (
+        *(f"{part}/{file}" for part in ("unet", "text_encoder") for file in _NETWORK),
+        "scheduler/scheduler_config.json",
+    ),
+    "vae": _NETWORK,
+    "clip": _NETWORK,
+    "tokenizer": ("vocab.json", "merges.txt", "words.json"),
+}
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -42,21 +51,15 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
     """Writes the model folder `target`, whole or not at all; files there that are not the model's (its card) stay.
 
     Raises:
-        RequestError: a part has not been trained yet.
+        RequestError: a part has not been trained yet, or the finished model would refuse its defaults.
+        ModelFileError: the parts do not go together.
     """
-    sources = {
-        "unet": Path(recipe.denoiser) / "unet",
-        "text_encoder": Path(recipe.denoiser) / "text_encoder",
-        "scheduler": Path(recipe.denoiser) / "scheduler",
-        "vae": Path(recipe.vae),
-        "clip": Path(recipe.clip),
-        "tokenizer": Path(recipe.tokenizer),
-    }
-    for part, source in sources.items():
-        _check_whole(part, source)
+    for fault in missing_parts(recipe):
+        raise RequestError(fault)
+    check_defaults(recipe)
+    sources = _sources(recipe)
     configs = {part: read_json(sources[part] / "config.json") for part in _NETWORKS}
     scheduler = read_json(sources["scheduler"] / "scheduler_config.json")
-    _check_defaults(recipe, configs, scheduler)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".assemble-") as scratch:
         made = Path(scratch)
@@ -84,22 +87,38 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
     return target
 
 
-def _check_whole(part: str, source: Path) -> None:
-    """Raises RequestError for a part that has not been trained, or not to its end."""
-    if not source.is_dir():
-        raise RequestError(f"the part {part!r} is missing: {source} does not exist; run its recipe first")
-    for wanted in _FILES.get(part, ("config.json", "*.safetensors")):
-        if not any(source.glob(wanted)):
-            raise RequestError(f"the part {part!r} is not whole: {source} has no {wanted}; run its recipe first")
+def missing_parts(recipe: AssembleRecipe) -> Iterator[str]:
+    """What has not been trained, or not to its end, a sentence each."""
+    for key, files in _FILES.items():
+        place = Path(getattr(recipe, key))
+        if not place.is_dir():
+            yield f"build.{key}: there is no folder {place}; run the recipe that makes it first"
+        elif missing := [wanted for wanted in files if not any(place.glob(wanted))]:
+            yield f"build.{key}: {place} has no {', '.join(missing)}; run the recipe that makes it first"
 
 
-def _check_defaults(recipe: AssembleRecipe, configs: Mapping[str, Any], scheduler: dict[str, Any]) -> None:
-    """Raises RequestError for defaults that the finished model's reader would refuse."""
+def _sources(recipe: AssembleRecipe) -> dict[str, Path]:
+    return {
+        "unet": Path(recipe.denoiser) / "unet",
+        "text_encoder": Path(recipe.denoiser) / "text_encoder",
+        "scheduler": Path(recipe.denoiser) / "scheduler",
+        "vae": Path(recipe.vae),
+        "clip": Path(recipe.clip),
+        "tokenizer": Path(recipe.tokenizer),
+    }
+
+
+def check_defaults(recipe: AssembleRecipe) -> None:
+    """Of a recipe whose parts are there: would the finished model's reader take its defaults?
+
+    Raises RequestError if not, ModelFileError for parts that do not go together.
+    """
+    sources = _sources(recipe)
     try:
-        sampling = read_scheduler_config(scheduler)
+        sampling = read_scheduler_config(read_json(sources["scheduler"] / "scheduler_config.json"))
         networks = {
-            "unet": SimpleNamespace(config=UNetConfig.from_dict(configs["unet"])),
-            "vae": SimpleNamespace(config=AutoencoderKLConfig.from_dict(configs["vae"])),
+            "unet": SimpleNamespace(config=UNetConfig.from_dict(read_json(sources["unet"] / "config.json"))),
+            "vae": SimpleNamespace(config=AutoencoderKLConfig.from_dict(read_json(sources["vae"] / "config.json"))),
         }
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"the parts in {recipe.denoiser} and {recipe.vae} do not fit: {error}") from error

@@ -9,15 +9,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wordbrush.errors import RequestError, WordbrushError
-from wordbrush.request_fields import ModelDefaults
+from wordbrush.training.assemble import check_defaults, missing_parts
 from wordbrush.training.data_check import DataReport, check_data
 from wordbrush.training.data_recipe import DataRecipe, Prepared, skipping
 from wordbrush.training.distributed import World
 from wordbrush.training.estimate import Memory, Timing, memory_of, parameters, short, time_of
 from wordbrush.training.feed import Feed
 from wordbrush.training.finetune.recipes import FinetuneRecipe, InversionRecipe
-from wordbrush.training.loop import Trainer
+from wordbrush.training.loop import Trainer, check_device
 from wordbrush.training.recipe import BuildRecipe, Recipe, RecipeError, read_recipe
 from wordbrush.training.run import named_task, spare_workers
 from wordbrush.training.task import Task
@@ -26,21 +28,6 @@ from wordbrush.training.tasks.recipes import AssembleRecipe, CLIPRecipe, Denoise
 
 LOOKED_AT = 200
 """Pictures of a data set that are read, unless all are asked for."""
-
-# Files that a finished part has, by its key in a recipe that assembles them.
-_NETWORK = ("config.json", "*.safetensors")
-_PARTS = {
-    "denoiser": (
-        *(f"{part}/{file}" for part in ("unet", "text_encoder") for file in _NETWORK),
-        "scheduler/scheduler_config.json",
-    ),
-    "vae": _NETWORK,
-    "clip": _NETWORK,
-    "tokenizer": ("vocab.json", "merges.txt", "words.json"),
-}
-
-# What a model without parts cannot say for itself.
-_SOME_DEFAULTS = {"steps": 1, "guidance": 1, "sampler": "ddim", "schedule": "normal", "width": 8, "height": 8}
 
 _NAMED = 5  # bad pictures that are named; the rest are counted
 _FIRST_PAINTED = 2  # class pictures of prior preservation that are painted to try it out
@@ -127,27 +114,22 @@ def check(
 def _check_parts(recipe: BuildRecipe, report: CheckReport) -> None:
     report.notes.append("this recipe trains nothing: it takes seconds, and little memory")
     if isinstance(recipe.build, AssembleRecipe):
-        for key, files in _PARTS.items():
-            place = Path(getattr(recipe.build, key))
-            if not place.is_dir():
-                report.problems.append(f"build.{key}: there is no folder {place}; run the recipe that makes it first")
-            elif missing := [wanted for wanted in files if not any(place.glob(wanted))]:
-                report.problems.append(
-                    f"build.{key}: {place} has no {', '.join(missing)}; run the recipe that makes it first"
-                )
-        try:
-            ModelDefaults.from_dict(_SOME_DEFAULTS | recipe.build.defaults)
-        except RequestError as error:
-            report.problems.append(f"build.defaults: {error}")
+        missing = list(missing_parts(recipe.build))
+        report.problems += missing
+        if not missing:
+            try:
+                check_defaults(recipe.build)
+            except WordbrushError as error:
+                report.problems.append(str(error))
 
 
 def _alone_only(recipe: Recipe) -> list[str]:
     """A note on what one process trains and several refuse, since a check is of one."""
-    if recipe.parallel == "fsdp2" and recipe.optimiser.kind != "adamw":
-        return [
-            f"several processes refuse optimiser.kind: {recipe.optimiser.kind} with parallel: fsdp2, which leaves each "
-            "a part of every matrix; use adamw, or parallel: ddp"
-        ]
+    if recipe.parallel == "fsdp2":
+        try:
+            check_device(recipe, torch.device("cuda"), sharded=True)
+        except RequestError as error:
+            return [f"several processes refuse this recipe: {error}"]
     return []
 
 

@@ -80,7 +80,7 @@ class Trainer:
         self.device = self.world.device
         self.parts = self.world.share(recipe.batch, recipe.accumulate)
         sharded = recipe.parallel == "fsdp2" and self.world.size > 1
-        _check(recipe, self.device, sharded)
+        check_device(recipe, self.device, sharded=sharded)
         self._place(compiled or recipe.compile)
         self.model = self.world.wrap(task, sharded=sharded)
         # After sharding, which replaces the parameters.
@@ -370,12 +370,12 @@ def check_possible(recipe: Recipe, folder: Path, world: World) -> None:
     Raises RequestError, ModelFileError.
     """
     world.share(recipe.batch, recipe.accumulate)
-    _check(recipe, world.device, recipe.parallel == "fsdp2" and world.size > 1)
+    check_device(recipe, world.device, sharded=recipe.parallel == "fsdp2" and world.size > 1)
     if (folder / "checkpoint.pt").exists():
         read_checkpoint(folder / "checkpoint.pt", recipe)
 
 
-def _check(recipe: Recipe, device: torch.device, sharded: bool) -> None:
+def check_device(recipe: Recipe, device: torch.device, *, sharded: bool) -> None:
     """Raises RequestError for what cannot be done on this device, or with sharded weights."""
     if recipe.precision == "float16" and device.type != "cuda":
         raise RequestError(f"precision: float16 trains on CUDA only, not on {device.type}; use bfloat16 or float32")
