@@ -11,6 +11,8 @@ x0 error   mean squared error of the clean estimate, clipped to [-1, 1] as sampl
            levels sigma / alpha: it means the same whatever is predicted and whichever schedule was trained
 Fréchet    distance of 64 samples to 256 held-out pictures, of features of the embedded model's CLIP; with so few
            samples it is far from 0 even for perfect ones, alike for all variants
+
+The first line is of no network: the mean of the held-out pictures as the answer, and others of them as samples.
 """
 
 from __future__ import annotations
@@ -93,11 +95,22 @@ def recipe_of(variant: str, steps: int) -> dict[str, Any]:
     return recipe
 
 
-def held_out() -> Tensor:
-    """(HELD_OUT, 3, 32, 32) in [-1, 1]."""
+def held_out(batch: int) -> Tensor:
+    """(HELD_OUT, 3, 32, 32) in [-1, 1], others in each batch."""
     recipe = yaml.safe_load((ROOT / "recipes/unconditional.yaml").read_text(encoding="utf-8"))
     feed = Feed(data_recipe(recipe["train"]["validation"]), 0, HELD_OUT)
-    return feed.rows(0, range(HELD_OUT)).images
+    return feed.rows(batch, range(HELD_OUT)).images
+
+
+def no_network(images: Tensor) -> dict[str, Any]:
+    """The figures without a network: the mean picture as the answer, and other held-out pictures as samples."""
+    error = float(F.mse_loss(images.mean(0, keepdim=True).expand_as(images), images))
+    others = held_out(1)[:SAMPLES]
+    return {
+        "variant": "none",
+        "x0_error": {f"{level:g}": error for level in LEVELS},
+        "frechet": frechet_distance(features(others), features(images)),
+    }
 
 
 @torch.no_grad()
@@ -155,6 +168,12 @@ def measured(variant: str, folder: Path, steps: int, images: Tensor) -> tuple[di
     return row, pictures[:SHOWN]
 
 
+def line_of(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    errors = "  ".join(f"{error:.4f}" for error in row["x0_error"].values())
+    return f"{row['variant']:24s}  {'':23s} {errors}  {row['frechet']:.3f}"
+
+
 def main() -> None:
     """Trains, measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -163,17 +182,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     options = parser.parse_args()
-    images, rows, shown = held_out(), [], []
+    images = held_out(0)
+    rows, shown = [no_network(images)], []
     if not options.json:
         print(f"{'variant':24s}  x0 error at sigma/alpha {'  '.join(f'{level:<6g}' for level in LEVELS)}  Fréchet")
+        print(line_of(rows[0]), flush=True)
     for variant in options.only:
         name = variant.replace(", ", "-").replace(" ", "-")
         row, pictures = measured(variant, options.output / name, options.steps, images)
         rows.append(row)
         shown.append(pictures)
         if not options.json:
-            errors = "  ".join(f"{error:.4f}" for error in row["x0_error"].values())
-            print(f"{variant:24s}  {'':23s} {errors}  {row['frechet']:.3f}", flush=True)
+            print(line_of(row), flush=True)
     sheet = labelled_grid(shown, [str(number) for number in range(SHOWN)], list(options.only))
     sheet.save(options.output / "objectives.png")
     (options.output / "objectives.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
