@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def test_ctrl_c_in_a_real_process(tiny_v_folder: Path, tmp_path: Path) -> None:
         sys.executable, "-m", "wordbrush", "generate", "a fox", "-n", "5000", "--steps", "50", "-m", str(tiny_v_folder),
         "-o", str(tmp_path),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who started the tests with & ignores Ctrl-C
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     until = time.monotonic() + 120
     while not list(tmp_path.glob("a-fox-*.png")) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)

@@ -136,7 +136,7 @@ def test_all_of_it_extend_and_enlarge(studio: Served, open_page: OpenPage, scene
     put(page, scene)
     page.get_by_role("radio", name="All of it").check()
     page.fill("#wb-edit-prompt textarea", "a cat on a red background")
-    assert not page.locator("#wb-brush-easel canvas").is_visible()
+    page.locator("#wb-brush-easel canvas").wait_for(state="hidden")
     whole = painted(page, studio)
     assert whole.size == (128, 128)
     assert differing(Image.open(scene), whole).mean() > 0.5
@@ -154,8 +154,8 @@ def test_all_of_it_extend_and_enlarge(studio: Served, open_page: OpenPage, scene
     assert not differing(Image.open(scene), kept).any()
 
     page.get_by_role("radio", name="Enlarge").check()
-    assert not page.locator("#wb-edit-prompt").is_visible()
-    assert page.locator("#wb-edit-go").inner_text() == "Enlarge"
+    page.locator("#wb-edit-prompt").wait_for(state="hidden")
+    page.locator("#wb-edit-go", has_text="Enlarge").wait_for()
     assert painted(page, studio).size == (256, 256)
 
 

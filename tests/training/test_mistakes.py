@@ -175,10 +175,10 @@ def test_parts_whose_folders_are_empty_are_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     parts = {key: str(tmp_path / value) for key, value in ASSEMBLE.items() if key != "task"}
     path.write_text(yaml.safe_dump({"name": "a", "build": ASSEMBLE | parts}))
-    with pytest.raises(RequestError, match=r"'unet' is not whole: .*unet has no config\.json; run its recipe first"):
+    with pytest.raises(RequestError, match=r"build\.denoiser: .*run has no unet/config\.json, .*; run the recipe"):
         train(path, tmp_path / "model")
     (tmp_path / "run/unet/config.json").write_text("{}")
-    with pytest.raises(RequestError, match=r"unet has no \*\.safetensors"):
+    with pytest.raises(RequestError, match=r"run has no unet/\*\.safetensors"):
         train(path, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
