@@ -102,14 +102,14 @@ def held_out(batch: int) -> Tensor:
     return feed.rows(batch, range(HELD_OUT)).images
 
 
-def no_network(images: Tensor) -> dict[str, Any]:
+def no_network(images: Tensor, real: np.ndarray) -> dict[str, Any]:
     """The figures without a network: the mean picture as the answer, and other held-out pictures as samples."""
     error = float(F.mse_loss(images.mean(0, keepdim=True).expand_as(images), images))
     others = held_out(1)[:SAMPLES]
     return {
         "variant": "none",
         "x0_error": {f"{level:g}": error for level in LEVELS},
-        "frechet": frechet_distance(features(others), features(images)),
+        "frechet": frechet_distance(features(others), real),
     }
 
 
@@ -150,8 +150,10 @@ def features(images: Tensor) -> np.ndarray:
     return F.normalize(torch.cat(parts), dim=1).numpy()
 
 
-def measured(variant: str, folder: Path, steps: int, images: Tensor) -> tuple[dict[str, Any], list[Image.Image]]:
-    """Trains a variant, or goes on with it, and measures it."""
+def measured(
+    variant: str, folder: Path, steps: int, images: Tensor, real: np.ndarray
+) -> tuple[dict[str, Any], list[Image.Image]]:
+    """Trains a variant, or goes on with it, and measures it; `real`: the features of the held-out pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_of(variant, steps), sort_keys=False), encoding="utf-8")
@@ -163,7 +165,7 @@ def measured(variant: str, folder: Path, steps: int, images: Tensor) -> tuple[di
     row = {
         "variant": variant,
         "x0_error": errors,
-        "frechet": frechet_distance(features(samples), features(images)),
+        "frechet": frechet_distance(features(samples), real),
     }
     return row, pictures[:SHOWN]
 
@@ -183,13 +185,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     options = parser.parse_args()
     images = held_out(0)
-    rows, shown = [no_network(images)], []
+    real = features(images)
+    rows, shown = [no_network(images, real)], []
     if not options.json:
         print(f"{'variant':24s}  x0 error at sigma/alpha {'  '.join(f'{level:<6g}' for level in LEVELS)}  Fréchet")
         print(line_of(rows[0]), flush=True)
     for variant in options.only:
         name = variant.replace(", ", "-").replace(" ", "-")
-        row, pictures = measured(variant, options.output / name, options.steps, images)
+        row, pictures = measured(variant, options.output / name, options.steps, images, real)
         rows.append(row)
         shown.append(pictures)
         if not options.json:

@@ -155,7 +155,7 @@ def test_all_of_it_extend_and_enlarge(studio: Served, open_page: OpenPage, scene
 
     page.get_by_role("radio", name="Enlarge").check()
     page.locator("#wb-edit-prompt").wait_for(state="hidden")
-    page.locator("#wb-edit-go", has_text="Enlarge").wait_for()
+    sync_api.expect(page.locator("#wb-edit-go")).to_have_text("Enlarge")
     assert painted(page, studio).size == (256, 256)
 
 

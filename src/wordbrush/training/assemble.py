@@ -56,10 +56,8 @@ def assemble(recipe: AssembleRecipe, target: Path) -> Path:
     """
     for fault in missing_parts(recipe):
         raise RequestError(fault)
-    check_defaults(recipe)
+    configs, scheduler = read_parts(recipe)
     sources = _sources(recipe)
-    configs = {part: read_json(sources[part] / "config.json") for part in _NETWORKS}
-    scheduler = read_json(sources["scheduler"] / "scheduler_config.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".assemble-") as scratch:
         made = Path(scratch)
@@ -108,17 +106,20 @@ def _sources(recipe: AssembleRecipe) -> dict[str, Path]:
     }
 
 
-def check_defaults(recipe: AssembleRecipe) -> None:
-    """Of a recipe whose parts are there: would the finished model's reader take its defaults?
+def read_parts(recipe: AssembleRecipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configs of the networks, by part, and of the scheduler, of a recipe none of whose parts is missing.
 
-    Raises RequestError if not, ModelFileError for parts that do not go together.
+    Raises RequestError for defaults that the finished model's reader would refuse, ModelFileError for parts that do not
+    go together.
     """
     sources = _sources(recipe)
+    configs = {part: read_json(sources[part] / "config.json") for part in _NETWORKS}
+    scheduler = read_json(sources["scheduler"] / "scheduler_config.json")
     try:
-        sampling = read_scheduler_config(read_json(sources["scheduler"] / "scheduler_config.json"))
+        sampling = read_scheduler_config(scheduler)
         networks = {
-            "unet": SimpleNamespace(config=UNetConfig.from_dict(read_json(sources["unet"] / "config.json"))),
-            "vae": SimpleNamespace(config=AutoencoderKLConfig.from_dict(read_json(sources["vae"] / "config.json"))),
+            "unet": SimpleNamespace(config=UNetConfig.from_dict(configs["unet"])),
+            "vae": SimpleNamespace(config=AutoencoderKLConfig.from_dict(configs["vae"])),
         }
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"the parts in {recipe.denoiser} and {recipe.vae} do not fit: {error}") from error
@@ -126,6 +127,7 @@ def check_defaults(recipe: AssembleRecipe) -> None:
         ModelDefaults(**{**usual_defaults("sd1", networks, sampling).model_dump(), **recipe.defaults})
     except RequestError as error:
         raise RequestError(f"build.defaults: {error}") from error
+    return configs, scheduler
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

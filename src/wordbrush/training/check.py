@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from wordbrush.errors import RequestError, WordbrushError
-from wordbrush.training.assemble import check_defaults, missing_parts
+from wordbrush.training.assemble import missing_parts, read_parts
 from wordbrush.training.data_check import DataReport, check_data
 from wordbrush.training.data_recipe import DataRecipe, Prepared, skipping
 from wordbrush.training.distributed import World
@@ -118,7 +118,7 @@ def _check_parts(recipe: BuildRecipe, report: CheckReport) -> None:
         report.problems += missing
         if not missing:
             try:
-                check_defaults(recipe.build)
+                read_parts(recipe.build)
             except WordbrushError as error:
                 report.problems.append(str(error))
 
